@@ -1,0 +1,75 @@
+//! `ufbrowsers-bench`: what a gateway adds to a browser, measured from a client's side.
+//!
+//! Each measurement is one file and one subcommand. It checks its arguments, opens its targets, takes them in
+//! turns so that a change of the machine's load meets all of them alike, and returns a report that prints as a
+//! table or, with `--json`, as one document. Everything runs on one thread, so that the client stays cheap
+//! beside what it measures.
+
+mod connect;
+mod roundtrip;
+mod fake;
+mod client;
+mod target;
+mod tls;
+mod head;
+mod duration;
+mod report;
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use target::Mistakes;
+
+/// Something was measured, but not all of it succeeded; or nothing could be measured.
+const FAILED: u8 = 1;
+/// The arguments are wrong; the same status that clap uses.
+const USAGE: u8 = 2;
+
+/// Measures what a browser gateway costs, against a direct connection and against other proxies.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Connect(connect::Args),
+    Roundtrip(roundtrip::Args),
+    Fake(fake::Args),
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> ExitCode {
+    match run(Cli::parse().command).await {
+        Ok(status) => status,
+        Err(error) => {
+            // Nothing is left to tell the error to when stderr is gone.
+            let _ = writeln!(io::stderr(), "error: {error:#}");
+            ExitCode::from(if error.is::<Mistakes>() { USAGE } else { FAILED })
+        }
+    }
+}
+
+async fn run(command: Command) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Connect(args) => {
+            let json = args.measure.json;
+            let report = connect::run(args).await?;
+            report::print(&report, json)?;
+            Ok(if report.failed() == 0 { ExitCode::SUCCESS } else { ExitCode::from(FAILED) })
+        }
+        Command::Roundtrip(args) => {
+            let json = args.measure.json;
+            report::print(&roundtrip::run(args).await?, json)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Fake(args) => {
+            fake::run(args).await?;
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}

@@ -1,0 +1,576 @@
+//! The driver: load an account, let the ledger decide, commit, and once more when another got in between.
+
+use std::sync::Arc;
+
+use crate::account::Account;
+use crate::audit::{Actor, Entry, Fault, Verified};
+use crate::id::{AccountId, CommandId, GatewayId, KeyId, SessionId};
+use crate::key::{Key, Principal, Secret};
+use crate::ledger::{self, Answer, Change, Context, NotExtended, Opening, Refusal, Refused, SessionChange};
+use crate::money::Micros;
+use crate::plan::{Catalogue, Plan, Terms};
+use crate::session::{End, Session};
+use crate::store::{Committed, Durability, Store, StoreError, StoreUrl};
+use crate::time::Timestamp;
+
+#[cfg(test)]
+mod tests;
+
+/// How often a command is decided anew because its account has moved on. Within one process a round lasts
+/// microseconds and somebody wins each, so that many in a row mean that something else is wrong.
+const CONFLICTS_MAX: u32 = 1_000;
+
+/// The label of the key that an account is opened with.
+const FIRST_KEY: &str = "default";
+
+/// Bounds that an operator sets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Lost sessions of one account that are refunded on one day, UTC. There is a bound because a page can
+    /// crash its own browser.
+    pub refunds_per_day: u32,
+}
+
+impl Default for Limits {
+    /// Ten: more than bad luck brings, too few to live on.
+    fn default() -> Self {
+        Limits { refunds_per_day: 10 }
+    }
+}
+
+/// What a customer is made of.
+#[derive(Clone, Debug)]
+pub struct NewCustomer {
+    /// The account's id; a random one if `None`.
+    pub id: Option<AccountId>,
+    /// Where its owner is reached.
+    pub email: String,
+    /// The name of a plan.
+    pub plan: String,
+    /// Makes it a prepaid account with this balance; without it, it is a subscription.
+    pub prepaid: Option<Micros>,
+}
+
+/// A session whose price is set aside.
+#[derive(Clone, Debug)]
+pub struct Held {
+    /// The session.
+    pub session: Session,
+    /// What it costs.
+    pub plan_terms: Terms,
+    /// The account's sessions that are held or open, this one among them.
+    pub concurrent: u32,
+}
+
+/// Why a session may not start.
+#[derive(Debug, thiserror::Error)]
+pub enum HoldError {
+    /// The account may not start one.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// The account has a session of that id, as it is now. Nothing was charged again.
+    #[error("the session exists")]
+    Exists(Box<Session>),
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Why no further minutes are set aside.
+#[derive(Debug, thiserror::Error)]
+pub enum ExtendError {
+    /// The account cannot pay for them.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// There is no such session, it has not begun, or it has ended.
+    #[error("the session is not open")]
+    NotOpen,
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Why a command changed nothing.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// There is no such account.
+    #[error("there is no such account")]
+    NoAccount,
+    /// The account has no such session.
+    #[error("there is no such session")]
+    NoSession,
+    /// The catalogue has no such plan.
+    #[error("there is no plan {0:?}")]
+    NoPlan(String),
+    /// An account of that id exists.
+    #[error("the account exists")]
+    AccountExists,
+    /// The ledger refused it.
+    #[error(transparent)]
+    Refused(#[from] Refused),
+    /// The account and its audit log do not agree.
+    #[error(transparent)]
+    Fault(#[from] Fault),
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Accounts, sessions and their money. Clones share one store, which closes with the last of them.
+///
+/// Every command may be repeated: with the same id and content it changes nothing and answers the same. A
+/// command whose future is dropped has been carried out or not, never in part.
+#[derive(Clone, Debug)]
+pub struct Billing {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    store: Store,
+    catalogue: Catalogue,
+    limits: Limits,
+}
+
+/// What a command is about, and what must have happened before it is answered.
+struct Order<'a> {
+    account: &'a AccountId,
+    /// The session, where the command needs one that exists.
+    session: Option<&'a SessionId>,
+    durability: Durability,
+    now: Timestamp,
+}
+
+/// What a command came to: the change that was committed, or nothing that was left to do.
+enum Applied {
+    Changed(Box<Change>),
+    Exists,
+}
+
+impl Billing {
+    /// Opens the store, and makes it where there is none. Other processes may have it open, too.
+    ///
+    /// # Errors
+    /// When the store cannot be reached, or was made by another version of this program.
+    pub fn open(url: &StoreUrl, catalogue: Catalogue, limits: Limits) -> Result<Billing, StoreError> {
+        let store = Store::open(url)?;
+        Ok(Billing { shared: Arc::new(Shared { store, catalogue, limits }) })
+    }
+
+    /// Opens an account with its first key, whose secret is answered here and never again. Waits for the disk.
+    ///
+    /// # Errors
+    /// [`Error::AccountExists`], [`Error::NoPlan`], or a text or amount that is out of range.
+    pub async fn create_customer(
+        &self,
+        new: NewCustomer,
+        actor: Actor,
+        now: Timestamp,
+    ) -> Result<(Account, Secret), Error> {
+        let Some(plan) = self.shared.catalogue.get(&new.plan) else {
+            return Err(Error::NoPlan(new.plan));
+        };
+        let (key, secret) = Key::mint(FIRST_KEY.to_owned(), now);
+        let id = new.id.unwrap_or_else(AccountId::random);
+        let opening = Opening { id, email: new.email, prepaid: new.prepaid, key };
+        let change = ledger::open(opening, &actor, Context { plan, now })?;
+        match self.store().commit(0, &change).await? {
+            Committed::Done => {}
+            Committed::Conflict | Committed::Exists => return Err(Error::AccountExists),
+        }
+        self.store().wait_for(Durability::Disk).await?;
+        Ok((change.account, secret))
+    }
+
+    /// The account as it is now, or `None`.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn account(&self, id: &AccountId) -> Result<Option<Account>, StoreError> {
+        Ok(self.store().reload(id).await?.map(Arc::unwrap_or_clone))
+    }
+
+    /// All accounts, ordered by id.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn accounts(&self) -> Result<Vec<Account>, StoreError> {
+        self.store().accounts().await
+    }
+
+    /// Adds money to the balance, once for each `command`. Waits for the disk.
+    ///
+    /// # Errors
+    /// [`Refused::ExistsDifferent`] when the command's id was used for anything else, [`Refused::OutOfRange`]
+    /// when the amount is zero or takes the balance beyond [`Micros::MAX`].
+    pub async fn credit(
+        &self,
+        id: &AccountId,
+        amount: Micros,
+        command: CommandId,
+        actor: Actor,
+        now: Timestamp,
+    ) -> Result<Account, Error> {
+        if self.store().command(id, &command).await?.is_none() {
+            let order = Order { account: id, session: None, durability: Durability::Disk, now };
+            let credited = self.apply(order, |account, _, given| {
+                ledger::credit(account, amount, &command, &actor, given).map_err(Error::Refused)
+            });
+            if let Applied::Changed(change) = credited.await?.ok_or(Error::NoAccount)? {
+                return Ok(change.account);
+            }
+        }
+        let earlier = self.store().command(id, &command).await?.ok_or(Error::NoAccount)?;
+        ledger::same_credit(&earlier, amount)?;
+        self.store().wait_for(Durability::Disk).await?;
+        self.account(id).await?.ok_or(Error::NoAccount)
+    }
+
+    /// Stops the account from starting sessions, or lets it again. Running ones go on. Waits for the disk.
+    ///
+    /// # Errors
+    /// [`Error::NoAccount`], or the store's.
+    pub async fn suspend(
+        &self,
+        id: &AccountId,
+        suspended: bool,
+        actor: Actor,
+        now: Timestamp,
+    ) -> Result<Account, Error> {
+        self.change_account(id, now, |account, given| Ok(ledger::suspend(account, suspended, &actor, given)))
+            .await
+    }
+
+    /// Makes a key, whose secret is answered here and never again. Waits for the disk.
+    ///
+    /// # Errors
+    /// [`Refused::TooManyKeys`], [`Refused::Text`] for the label, [`Error::NoAccount`], or the store's.
+    pub async fn create_key(
+        &self,
+        id: &AccountId,
+        label: String,
+        actor: Actor,
+        now: Timestamp,
+    ) -> Result<(Key, Secret), Error> {
+        let (key, secret) = Key::mint(label, now);
+        self.change_account(id, now, |account, given| {
+            ledger::create_key(account, key.clone(), &actor, given)
+        })
+        .await?;
+        Ok((key, secret))
+    }
+
+    /// Revokes a key: the next hold with it is refused, whatever is cached where. Waits for the disk.
+    ///
+    /// # Errors
+    /// [`Refused::NoKey`], [`Error::NoAccount`], or the store's.
+    pub async fn revoke_key(
+        &self,
+        id: &AccountId,
+        key: &KeyId,
+        actor: Actor,
+        now: Timestamp,
+    ) -> Result<Account, Error> {
+        self.change_account(id, now, |account, given| ledger::revoke_key(account, key, &actor, given)).await
+    }
+
+    /// Whose key this is, or `None` if it is nobody's or revoked. A key seen before costs no I/O; that another
+    /// process revoked it is then noticed with the account's next command, so [`Billing::hold`] always does.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn authenticate(&self, presented: &str) -> Result<Option<Principal>, StoreError> {
+        match Secret::parse(presented) {
+            Some(secret) => self.store().principal(secret.hash()).await,
+            None => Ok(None),
+        }
+    }
+
+    /// Sets aside the price of a session, or refuses it: the one atomic step before a browser is taken. Runs on
+    /// the caller's thread and does not wait for the disk.
+    ///
+    /// # Errors
+    /// [`HoldError::Refused`] with the first reason there is, [`HoldError::Exists`] for an id that was held
+    /// before, or the store's.
+    pub async fn hold(
+        &self,
+        who: &Principal,
+        session: SessionId,
+        gateway: &GatewayId,
+        now: Timestamp,
+    ) -> Result<Held, HoldError> {
+        let order = Order { account: &who.account, session: None, durability: Durability::Process, now };
+        let held = self.apply(order, |account, _, given| {
+            ledger::hold(account, &who.key, &session, gateway, given).map_err(HoldError::Refused)
+        });
+        let failed = match held.await {
+            Ok(Some(Applied::Changed(change))) => return Ok(held_by(*change)),
+            Ok(Some(Applied::Exists)) => HoldError::Store(StoreError::Busy),
+            Ok(None) | Err(HoldError::Refused(Refusal::KeyRevoked)) => return Err(Refusal::KeyRevoked.into()),
+            Err(error) => error,
+        };
+        // A repeat is answered with its session, also where a new one would be refused.
+        match self.session(&who.account, &session).await? {
+            Some(exists) => Err(HoldError::Exists(Box::new(exists))),
+            None => Err(failed),
+        }
+    }
+
+    /// Lets the session's minutes count from `at` on. Does not wait for the disk.
+    ///
+    /// # Errors
+    /// [`Refused::ExistsDifferent`] if they count from another instant, [`Refused::State`] if the session was
+    /// given up, [`Error::NoSession`], [`Error::NoAccount`], or the store's.
+    pub async fn begin(
+        &self,
+        account: &AccountId,
+        session: &SessionId,
+        at: Timestamp,
+        now: Timestamp,
+    ) -> Result<(), Error> {
+        let order = Order { account, session: Some(session), durability: Durability::Process, now };
+        let begun = self.apply(order, |account, session, given| {
+            ledger::begin(account, session.ok_or(Error::NoSession)?, at, given).map_err(Error::Refused)
+        });
+        begun.await?.ok_or(Error::NoAccount)?;
+        Ok(())
+    }
+
+    /// Sets minutes aside until there are `minutes` in all; nothing happens when there are as many already.
+    /// Does not wait for the disk.
+    ///
+    /// # Errors
+    /// [`ExtendError::Refused`] when not all of them can be paid for: then none is set aside.
+    pub async fn extend(
+        &self,
+        account: &AccountId,
+        session: &SessionId,
+        minutes: u32,
+        now: Timestamp,
+    ) -> Result<(), ExtendError> {
+        let order = Order { account, session: Some(session), durability: Durability::Process, now };
+        let extended = self.apply(order, |account, session, given| {
+            let session = session.ok_or(ExtendError::NotOpen)?;
+            ledger::extend(account, session, minutes, given).map_err(|error| match error {
+                NotExtended::NotOpen => ExtendError::NotOpen,
+                NotExtended::Refused(refusal) => refusal.into(),
+            })
+        });
+        extended.await?.ok_or(ExtendError::NotOpen)?;
+        Ok(())
+    }
+
+    /// Bills a session that has ended and gives back what it did not use. Waits for the disk; a repeat answers
+    /// the same final record.
+    ///
+    /// # Errors
+    /// [`Refused::ExistsDifferent`] if it was billed with another end, [`Refused::State`] if it never began,
+    /// [`Error::NoSession`], [`Error::NoAccount`], or the store's.
+    pub async fn post(
+        &self,
+        account: &AccountId,
+        session: &SessionId,
+        end: End,
+        now: Timestamp,
+    ) -> Result<Session, Error> {
+        let refunds = self.shared.limits.refunds_per_day;
+        self.settle(account, session, now, |account, session, given| {
+            ledger::post(account, session, &end, refunds, given)
+        })
+        .await
+    }
+
+    /// Gives back all that a session took that never began. Waits for the disk; a repeat answers the same final
+    /// record.
+    ///
+    /// # Errors
+    /// [`Refused::State`] if it has begun, [`Error::NoSession`], [`Error::NoAccount`], or the store's.
+    pub async fn void(
+        &self,
+        account: &AccountId,
+        session: &SessionId,
+        cause: &'static str,
+        now: Timestamp,
+    ) -> Result<Session, Error> {
+        self.settle(account, session, now, |account, session, given| {
+            ledger::void(account, session, cause, given)
+        })
+        .await
+    }
+
+    /// Notes that the gateway lives. What it leaves behind is billed up to its last note.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn heartbeat(&self, gateway: &GatewayId, now: Timestamp) -> Result<(), StoreError> {
+        self.store().heartbeat(gateway, now).await
+    }
+
+    /// Settles every session that is held or open by a gateway other than `me`, and answers their final records.
+    /// The caller has made sure that none of those gateways runs: one server has a store of this kind.
+    ///
+    /// # Errors
+    /// The store's. What was settled before stays settled, and a repeat goes on from there.
+    pub async fn settle_abandoned(&self, me: &GatewayId, now: Timestamp) -> Result<Vec<Session>, Error> {
+        let mut settled = Vec::new();
+        for session in self.open_sessions().await? {
+            if session.gateway == *me {
+                continue;
+            }
+            let last_seen = self.store().last_seen(&session.gateway).await?;
+            let expired = self.settle(&session.account, &session.id, now, |account, session, given| {
+                ledger::expire(account, session, last_seen, me, given)
+            });
+            settled.push(expired.await?);
+        }
+        Ok(settled)
+    }
+
+    /// One session of an account, or `None`.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn session(&self, account: &AccountId, id: &SessionId) -> Result<Option<Session>, StoreError> {
+        self.store().session(account, id).await
+    }
+
+    /// An account's sessions, newest first; at most `limit`, and at most [`LIST_MAX`](crate::LIST_MAX).
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn sessions(&self, account: &AccountId, limit: u32) -> Result<Vec<Session>, StoreError> {
+        self.store().sessions(account, limit).await
+    }
+
+    /// The sessions of all accounts that are held or open.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn open_sessions(&self) -> Result<Vec<Session>, StoreError> {
+        self.store().open_sessions().await
+    }
+
+    /// An account's entries after number `after_seq`, in order; at most `limit`, and at most
+    /// [`LIST_MAX`](crate::LIST_MAX).
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn audit(
+        &self,
+        account: &AccountId,
+        after_seq: u64,
+        limit: u32,
+    ) -> Result<Vec<Entry>, StoreError> {
+        self.store().audit(account, after_seq, limit).await
+    }
+
+    /// Replays the whole log: its chain is intact, its sums are the account's figures, and the open sessions
+    /// are as many as the account counts.
+    ///
+    /// # Errors
+    /// [`Error::Fault`] with the first thing that is wrong, [`Error::NoAccount`], or the store's.
+    pub async fn verify(&self, account: &AccountId) -> Result<Verified, Error> {
+        Ok(self.store().verify(account).await?.ok_or(Error::NoAccount)??)
+    }
+
+    fn store(&self) -> &Store {
+        &self.shared.store
+    }
+
+    /// An operator's or a customer's change to the account itself.
+    async fn change_account(
+        &self,
+        id: &AccountId,
+        now: Timestamp,
+        decide: impl Fn(&Account, Context<'_>) -> Result<Answer, Refused>,
+    ) -> Result<Account, Error> {
+        let order = Order { account: id, session: None, durability: Durability::Disk, now };
+        let changed = self.apply(order, |account, _, given| decide(account, given).map_err(Error::Refused));
+        match changed.await?.ok_or(Error::NoAccount)? {
+            Applied::Changed(change) => Ok(change.account),
+            Applied::Exists => self.account(id).await?.ok_or(Error::NoAccount),
+        }
+    }
+
+    /// A command that ends a session.
+    async fn settle(
+        &self,
+        account: &AccountId,
+        session: &SessionId,
+        now: Timestamp,
+        decide: impl Fn(&Account, &Session, Context<'_>) -> Result<Answer, Refused>,
+    ) -> Result<Session, Error> {
+        let order = Order { account, session: Some(session), durability: Durability::Disk, now };
+        let settled = self.apply(order, |account, session, given| {
+            decide(account, session.ok_or(Error::NoSession)?, given).map_err(Error::Refused)
+        });
+        match settled.await?.ok_or(Error::NoAccount)? {
+            Applied::Changed(change) => Ok(session_of(*change)),
+            Applied::Exists => self.session(account, session).await?.ok_or(Error::NoSession),
+        }
+    }
+
+    /// Loads, decides and commits, until the account stayed the same in between. `None`: there is no such
+    /// account.
+    async fn apply<E: From<StoreError>>(
+        &self,
+        order: Order<'_>,
+        decide: impl Fn(&Account, Option<&Session>, Context<'_>) -> Result<Answer, E>,
+    ) -> Result<Option<Applied>, E> {
+        for _ in 0..CONFLICTS_MAX {
+            let Some(account) = self.store().load(order.account).await? else {
+                return Ok(None);
+            };
+            // The session is read after the account. Whatever changes it changes the account's version, too, so
+            // a commit on this version proves that neither had moved.
+            let session = match order.session {
+                Some(id) => self.session(order.account, id).await?,
+                None => None,
+            };
+            let given = Context { plan: self.plan(&account)?, now: order.now };
+            let decided = match decide(&account, session.as_ref(), given) {
+                Ok(Answer::Change(change)) => match self.store().commit(account.version, &change).await? {
+                    Committed::Done => Ok(Applied::Changed(change)),
+                    Committed::Exists => Ok(Applied::Exists),
+                    Committed::Conflict => {
+                        tokio::task::yield_now().await;
+                        continue;
+                    }
+                },
+                Ok(Answer::Exists) if self.is_current(&account).await? => Ok(Applied::Exists),
+                Err(refusal) if self.is_current(&account).await? => Err(refusal),
+                Ok(Answer::Exists) | Err(_) => continue,
+            };
+            let applied = decided?;
+            self.store().wait_for(order.durability).await?;
+            return Ok(Some(applied));
+        }
+        Err(StoreError::Busy.into())
+    }
+
+    /// Whether the account, which may come from a cache, is still the stored one. A commit finds that out by
+    /// itself; an answer that changes nothing must ask.
+    async fn is_current(&self, account: &Account) -> Result<bool, StoreError> {
+        let stored = self.store().reload(&account.id).await?;
+        Ok(stored.is_some_and(|stored| stored.version == account.version))
+    }
+
+    fn plan(&self, account: &Account) -> Result<&Plan, StoreError> {
+        let plan = self.shared.catalogue.get(&account.plan);
+        plan.ok_or_else(|| StoreError::UnknownPlan(account.plan.clone()))
+    }
+}
+
+fn held_by(change: Change) -> Held {
+    let concurrent = change.account.open;
+    let session = session_of(change);
+    Held { plan_terms: session.terms, session, concurrent }
+}
+
+fn session_of(change: Change) -> Session {
+    match change.session {
+        SessionChange::New(session) | SessionChange::Update(session) => Some(session),
+        SessionChange::None => None,
+    }
+    .expect("the ledger answers a session's command with the session")
+}

@@ -1,0 +1,436 @@
+use std::fs;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread;
+
+use rusqlite::Connection;
+use tempfile::TempDir;
+
+use super::*;
+use crate::audit::EntryKind;
+use crate::session::{Outcome, State};
+
+mod history;
+
+const MINUTE: u64 = 60_000;
+
+/// 2027-01-15T10:00:00Z.
+const START: Timestamp = Timestamp::from_millis(1_800_007_200_000);
+
+const COMPLETED: Outcome = Outcome::Completed { cause: "client" };
+
+fn after(millis: u64) -> Timestamp {
+    Timestamp::from_millis(START.as_millis() + millis)
+}
+
+fn end(at: Timestamp) -> End {
+    End { at, outcome: COMPLETED, up_bytes: 1, down_bytes: 2 }
+}
+
+fn session(name: &str) -> SessionId {
+    name.parse().unwrap()
+}
+
+fn gateway(name: &str) -> GatewayId {
+    name.parse().unwrap()
+}
+
+/// A store in a folder of its own.
+struct Bench {
+    folder: TempDir,
+    billing: Billing,
+}
+
+impl Bench {
+    fn new() -> Bench {
+        let folder = tempfile::tempdir().unwrap();
+        let billing = open(folder.path().join("ledger.db"));
+        Bench { folder, billing }
+    }
+
+    /// What another process does, or the same after a restart.
+    fn another(&self) -> Billing {
+        open(self.path())
+    }
+
+    fn path(&self) -> PathBuf {
+        self.folder.path().join("ledger.db")
+    }
+
+    /// The files as a kill at this moment leaves them, opened anew.
+    fn killed(&self) -> (TempDir, Billing) {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["ledger.db", "ledger.db-wal"] {
+            fs::copy(self.folder.path().join(name), folder.path().join(name)).unwrap();
+        }
+        let billing = open(folder.path().join("ledger.db"));
+        (folder, billing)
+    }
+
+    async fn prepaid(&self, micros: u64) -> Customer {
+        let new = NewCustomer { prepaid: Some(Micros::new(micros)), ..customer("professional") };
+        let (account, secret) = self.billing.create_customer(new, Actor::Operator, START).await.unwrap();
+        let who = self.billing.authenticate(secret.expose()).await.unwrap().unwrap();
+        Customer { id: account.id, secret, who }
+    }
+}
+
+struct Customer {
+    id: AccountId,
+    secret: Secret,
+    who: Principal,
+}
+
+fn open(path: PathBuf) -> Billing {
+    Billing::open(&StoreUrl::Sqlite(path), Catalogue::default(), Limits::default()).unwrap()
+}
+
+fn customer(plan: &str) -> NewCustomer {
+    NewCustomer { id: None, email: "a@example.com".to_owned(), plan: plan.to_owned(), prepaid: None }
+}
+
+async fn balance(billing: &Billing, id: &AccountId) -> u64 {
+    billing.account(id).await.unwrap().unwrap().balance.get()
+}
+
+#[tokio::test]
+async fn a_session_from_hold_to_final_record() {
+    let bench = Bench::new();
+    let Customer { id, who, .. } = bench.prepaid(1_000_000).await;
+    let billing = &bench.billing;
+
+    let held = billing.hold(&who, session("s"), &gateway("gw"), START).await.unwrap();
+    assert_eq!((held.concurrent, held.session.state, held.plan_terms), (1, State::Held, held.session.terms));
+    billing.begin(&id, &session("s"), START, START).await.unwrap();
+    assert_eq!(billing.open_sessions().await.unwrap().len(), 1);
+    for minutes in 6..=12 {
+        billing.extend(&id, &session("s"), minutes, START).await.unwrap();
+    }
+    let posted = billing.post(&id, &session("s"), end(after(12 * MINUTE)), START).await.unwrap();
+    assert_eq!((posted.charged, posted.state), (Micros::new(24_000), State::Posted));
+
+    let again = billing.post(&id, &session("s"), end(after(12 * MINUTE)), after(1)).await.unwrap();
+    assert_eq!(again, posted);
+    let other = billing.post(&id, &session("s"), end(START), START).await;
+    assert!(matches!(other, Err(Error::Refused(Refused::ExistsDifferent))));
+    assert_eq!(billing.session(&id, &session("s")).await.unwrap(), Some(posted));
+    assert_eq!(balance(billing, &id).await, 976_000);
+    assert_eq!(billing.verify(&id).await.unwrap().open, 0);
+}
+
+#[tokio::test]
+async fn a_repeated_hold_answers_its_session_and_charges_once() {
+    let bench = Bench::new();
+    let Customer { id, who, .. } = bench.prepaid(10_000).await;
+    let gateway = gateway("gw");
+    let hold = || bench.billing.hold(&who, session("s"), &gateway, START);
+    let held = hold().await.unwrap().session;
+    // No money is left for another session, but this is none.
+    assert!(matches!(hold().await, Err(HoldError::Exists(exists)) if *exists == held));
+    bench
+        .billing
+        .credit(&id, Micros::new(10_000), CommandId::random(), Actor::Operator, START)
+        .await
+        .unwrap();
+    assert!(matches!(hold().await, Err(HoldError::Exists(exists)) if *exists == held));
+    assert_eq!(balance(&bench.billing, &id).await, 10_000);
+}
+
+#[tokio::test]
+async fn two_accounts_may_use_the_same_session_id() {
+    let bench = Bench::new();
+    for _ in 0..2 {
+        let who = bench.prepaid(10_000).await.who;
+        bench.billing.hold(&who, session("s"), &gateway("gw"), START).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_credit_is_made_once() {
+    let bench = Bench::new();
+    let id = bench.prepaid(0).await.id;
+    let command = CommandId::random();
+    let credit =
+        |micros| bench.billing.credit(&id, Micros::new(micros), command.clone(), Actor::Operator, START);
+    assert_eq!(credit(5).await.unwrap().balance, Micros::new(5));
+    assert_eq!(credit(5).await.unwrap().balance, Micros::new(5));
+    assert!(matches!(credit(6).await, Err(Error::Refused(Refused::ExistsDifferent))));
+    let theirs = bench.another();
+    let repeated = theirs.credit(&id, Micros::new(5), command.clone(), Actor::Operator, START).await.unwrap();
+    assert_eq!(repeated.balance, Micros::new(5));
+}
+
+#[tokio::test]
+async fn customers_are_unique_and_on_a_plan_that_exists() {
+    let bench = Bench::new();
+    let create = |new| bench.billing.create_customer(new, Actor::Operator, START);
+    let acme = || NewCustomer { id: Some("acme".parse().unwrap()), ..customer("starter") };
+    create(acme()).await.unwrap();
+    assert!(matches!(create(acme()).await, Err(Error::AccountExists)));
+    assert!(matches!(create(customer("gold")).await, Err(Error::NoPlan(plan)) if plan == "gold"));
+    let nameless = NewCustomer { email: String::new(), ..customer("starter") };
+    assert!(matches!(create(nameless).await, Err(Error::Refused(Refused::Text { field: "email", .. }))));
+    let rich = NewCustomer { prepaid: Some(Micros::new(u64::MAX)), ..customer("starter") };
+    assert!(matches!(create(rich).await, Err(Error::Refused(Refused::OutOfRange))));
+    assert_eq!(bench.billing.accounts().await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn unknown_accounts_and_sessions_are_told_apart() {
+    let bench = Bench::new();
+    let Customer { id, secret, who } = bench.prepaid(0).await;
+    let (nobody, none) = ("nobody".parse().unwrap(), session("none"));
+    let post = |account| bench.billing.post(account, &none, end(START), START);
+    assert!(matches!(post(&nobody).await, Err(Error::NoAccount)));
+    assert!(matches!(post(&id).await, Err(Error::NoSession)));
+    assert!(matches!(bench.billing.extend(&id, &none, 6, START).await, Err(ExtendError::NotOpen)));
+    assert!(matches!(bench.billing.verify(&nobody).await, Err(Error::NoAccount)));
+    let credit = bench.billing.credit(&nobody, Micros::new(1), CommandId::random(), Actor::Operator, START);
+    assert!(matches!(credit.await, Err(Error::NoAccount)));
+    let stranger = Principal { account: nobody.clone(), ..who };
+    let hold = bench.billing.hold(&stranger, none.clone(), &gateway("gw"), START).await;
+    assert!(matches!(hold, Err(HoldError::Refused(Refusal::KeyRevoked))));
+    for presented in
+        ["", "ufb_", &secret.expose().replace("ufb_", "ufc_"), &format!("ufb_{}", "0".repeat(43))]
+    {
+        assert_eq!(bench.billing.authenticate(presented).await.unwrap(), None);
+    }
+}
+
+#[tokio::test]
+async fn an_account_on_a_plan_that_was_removed_says_so() {
+    let bench = Bench::new();
+    let mut catalogue = Catalogue::default();
+    catalogue.insert(Plan { name: "gold".to_owned(), ..catalogue.get("starter").unwrap().clone() });
+    let richer = Billing::open(&StoreUrl::Sqlite(bench.path()), catalogue, Limits::default()).unwrap();
+    let (account, _) = richer.create_customer(customer("gold"), Actor::Operator, START).await.unwrap();
+    let suspended = bench.billing.suspend(&account.id, true, Actor::Operator, START).await;
+    assert!(matches!(suspended, Err(Error::Store(StoreError::UnknownPlan(plan))) if plan == "gold"));
+}
+
+#[tokio::test]
+async fn money_that_moves_for_good_waits_for_the_disk_and_a_session_s_path_does_not() {
+    let bench = Bench::new();
+    let Store::Embedded(store) = bench.billing.store();
+    let Customer { id, who, .. } = bench.prepaid(100_000).await;
+    let (billing, gateway, by) = (&bench.billing, gateway("gw"), || Actor::Operator);
+    let mut before = store.tickets();
+    assert_eq!(before, 1, "opening an account waits");
+    let mut waited = || store.tickets() - std::mem::replace(&mut before, store.tickets());
+
+    billing.hold(&who, session("a"), &gateway, START).await.unwrap();
+    billing.hold(&who, session("b"), &gateway, START).await.unwrap();
+    billing.begin(&id, &session("a"), START, START).await.unwrap();
+    billing.extend(&id, &session("a"), 6, START).await.unwrap();
+    billing.heartbeat(&gateway, START).await.unwrap();
+    assert_eq!(waited(), 0);
+
+    billing.post(&id, &session("a"), end(START), START).await.unwrap();
+    assert_eq!(waited(), 1);
+    billing.post(&id, &session("a"), end(START), START).await.unwrap();
+    assert_eq!(waited(), 1, "the first may have been given up before it was durable");
+    billing.void(&id, &session("b"), "no browser", START).await.unwrap();
+    assert_eq!(waited(), 1);
+    for _ in 0..2 {
+        billing.credit(&id, Micros::new(1), "c".parse().unwrap(), by(), START).await.unwrap();
+        assert_eq!(waited(), 1);
+    }
+    billing.suspend(&id, true, by(), START).await.unwrap();
+    billing.create_key(&id, "ci".to_owned(), by(), START).await.unwrap();
+    billing.revoke_key(&id, &who.key, by(), START).await.unwrap();
+    assert_eq!(waited(), 3);
+}
+
+// Two processes on one store.
+
+#[test]
+fn two_processes_never_spend_the_same_cent() {
+    const MONEY_FOR: usize = 50;
+    const HOLDS: usize = 200;
+    const THREADS: usize = 8;
+    let bench = Bench::new();
+    let runtime = runtime();
+    let Customer { id, who, .. } = runtime.block_on(bench.prepaid(10_000 * MONEY_FOR as u64));
+    let (bench, who) = (Arc::new(bench), Arc::new(who));
+    let handles = [bench.billing.clone(), bench.another()];
+    let threads = (0..THREADS).map(|number| {
+        let (billing, who) = (handles[number % 2].clone(), Arc::clone(&who));
+        thread::spawn(move || runtime_holds(&billing, &who, number, HOLDS / THREADS))
+    });
+    let threads: Vec<_> = threads.collect();
+    let held: usize = threads.into_iter().map(|thread| thread.join().unwrap()).sum();
+    assert_eq!(held, MONEY_FOR);
+    for billing in handles {
+        assert_eq!(runtime.block_on(balance(&billing, &id)), 0);
+        assert_eq!(runtime.block_on(billing.verify(&id)).unwrap().open as usize, MONEY_FOR);
+    }
+}
+
+/// Holds so many sessions; gives how many it got. All others must be refused for want of money.
+fn runtime_holds(billing: &Billing, who: &Principal, thread: usize, holds: usize) -> usize {
+    let hold = |number| async move {
+        let id = session(&format!("{thread}-{number}"));
+        match billing.hold(who, id, &gateway("gw"), START).await {
+            Ok(_) => true,
+            Err(HoldError::Refused(Refusal::Money { .. })) => false,
+            Err(error) => panic!("{error}"),
+        }
+    };
+    let runtime = runtime();
+    (0..holds).filter(|number| runtime.block_on(hold(*number))).count()
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap()
+}
+
+#[tokio::test]
+async fn what_another_process_changed_is_seen_by_the_next_command() {
+    let bench = Bench::new();
+    let Customer { id, who, secret } = bench.prepaid(0).await;
+    let theirs = bench.another();
+    let hold = |name: &str| {
+        let (id, gateway) = (session(name), gateway("gw"));
+        let (billing, who) = (bench.billing.clone(), who.clone());
+        async move { billing.hold(&who, id, &gateway, START).await }
+    };
+    assert!(matches!(hold("a").await, Err(HoldError::Refused(Refusal::Money { .. }))));
+    theirs.credit(&id, Micros::new(50_000), CommandId::random(), Actor::Operator, START).await.unwrap();
+    hold("b").await.unwrap();
+
+    theirs.suspend(&id, true, Actor::Operator, START).await.unwrap();
+    assert!(matches!(hold("c").await, Err(HoldError::Refused(Refusal::Suspended))));
+    theirs.suspend(&id, false, Actor::Operator, START).await.unwrap();
+    hold("d").await.unwrap();
+    assert!(!bench.billing.suspend(&id, false, Actor::Operator, START).await.unwrap().suspended);
+
+    theirs.revoke_key(&id, &who.key, Actor::Operator, START).await.unwrap();
+    assert!(matches!(hold("e").await, Err(HoldError::Refused(Refusal::KeyRevoked))));
+    assert!(matches!(hold("b").await, Err(HoldError::Refused(Refusal::KeyRevoked))));
+    assert_eq!(bench.billing.authenticate(secret.expose()).await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn a_key_that_was_revoked_here_is_unknown_at_once() {
+    let bench = Bench::new();
+    let id = bench.prepaid(0).await.id;
+    let created = bench.billing.create_key(&id, "ci".to_owned(), Actor::Operator, START).await;
+    let (key, secret) = created.unwrap();
+    let principal = bench.billing.authenticate(secret.expose()).await.unwrap();
+    assert_eq!(principal, Some(Principal { account: id.clone(), key: key.id.clone() }));
+    bench.billing.revoke_key(&id, &key.id, Actor::Customer(key.id.clone()), START).await.unwrap();
+    assert_eq!(bench.billing.authenticate(secret.expose()).await.unwrap(), None);
+    assert_eq!(bench.another().authenticate(secret.expose()).await.unwrap(), None);
+}
+
+// After a crash.
+
+#[tokio::test]
+async fn a_killed_gateway_s_sessions_are_settled_up_to_its_last_heartbeat() {
+    let bench = Bench::new();
+    let Customer { id, who, .. } = bench.prepaid(1_000_000).await;
+    let dead = gateway("dead");
+    for name in ["begun", "held"] {
+        bench.billing.hold(&who, session(name), &dead, START).await.unwrap();
+    }
+    bench.billing.begin(&id, &session("begun"), START, START).await.unwrap();
+    bench.billing.extend(&id, &session("begun"), 9, START).await.unwrap();
+    bench.billing.heartbeat(&dead, after(7 * MINUTE + 1)).await.unwrap();
+    bench.billing.heartbeat(&dead, after(1)).await.unwrap();
+    let (_folder, billing) = bench.killed();
+
+    let me = gateway("me");
+    billing.hold(&who, session("mine"), &me, START).await.unwrap();
+    let settled = billing.settle_abandoned(&me, after(60 * MINUTE)).await.unwrap();
+    let mut outcomes: Vec<_> =
+        settled.iter().map(|session| (session.id.as_str(), session.state, session.charged.get())).collect();
+    outcomes.sort_unstable_by_key(|outcome| outcome.0);
+    // Eight minutes had started by the last heartbeat, of nine that were set aside.
+    assert_eq!(outcomes, [("begun", State::Posted, 16_000), ("held", State::Voided, 0)]);
+    assert_eq!(balance(&billing, &id).await, 1_000_000 - 16_000 - 10_000);
+    assert_eq!(billing.verify(&id).await.unwrap().open, 1);
+    assert!(billing.settle_abandoned(&me, after(61 * MINUTE)).await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn a_store_that_was_closed_holds_all_it_held() {
+    let bench = Bench::new();
+    let Customer { id, who, .. } = bench.prepaid(1_000_000).await;
+    for number in 0..300 {
+        let name = session(&number.to_string());
+        if bench.billing.hold(&who, name.clone(), &gateway("gw"), START).await.is_ok() {
+            bench.billing.void(&id, &name, "no browser", START).await.unwrap();
+        }
+    }
+    let before = bench.billing.verify(&id).await.unwrap();
+    let Bench { folder, billing } = bench;
+    drop(billing);
+    let billing = open(folder.path().join("ledger.db"));
+    assert_eq!(billing.verify(&id).await.unwrap(), before);
+    assert_eq!(before.entries, 3 + 600);
+}
+
+// The log.
+
+#[tokio::test]
+async fn a_tampered_log_is_found_out() {
+    let cases = [
+        ("UPDATE audit SET body = json_set(body, '$.amount', 1) WHERE seq = 2", Fault::Hash { seq: 2 }),
+        (
+            "UPDATE audit SET body = json_set(body, '$.prev', body ->> '$.hash') WHERE seq = 3",
+            Fault::Chain { seq: 3 },
+        ),
+        ("DELETE FROM audit WHERE seq = 2", Fault::Missing { expected: 2 }),
+        ("DELETE FROM audit WHERE seq = 4", Fault::Head { log: 3, account: 4 }),
+        ("UPDATE accounts SET body = json_set(body, '$.balance', 7)", Fault::Account),
+        ("UPDATE sessions SET open = 0", Fault::Open { sessions: 0, account: 1 }),
+    ];
+    for (tampering, expected) in cases {
+        let bench = Bench::new();
+        let Customer { id, who, .. } = bench.prepaid(50_000).await;
+        bench.billing.hold(&who, session("s"), &gateway("gw"), START).await.unwrap();
+        assert_eq!(bench.billing.verify(&id).await.unwrap().entries, 4);
+        Connection::open(bench.path()).unwrap().execute_batch(tampering).unwrap();
+        let verdict = bench.billing.verify(&id).await;
+        assert!(
+            matches!(&verdict, Err(Error::Fault(fault)) if *fault == expected),
+            "{tampering}: {verdict:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn lists_are_in_order_and_bounded() {
+    let bench = Bench::new();
+    let Customer { id, who, .. } = bench.prepaid(1_000_000).await;
+    for number in 0..5 {
+        let name = session(&format!("s{number}"));
+        bench.billing.hold(&who, name, &gateway("gw"), after(number)).await.unwrap();
+    }
+    let sessions = bench.billing.sessions(&id, 3).await.unwrap();
+    let names: Vec<_> = sessions.iter().map(|session| session.id.as_str()).collect();
+    assert_eq!(names, ["s4", "s3", "s2"]);
+    let entries = bench.billing.audit(&id, 2, 2).await.unwrap();
+    let kinds: Vec<_> = entries.iter().map(|entry| (entry.seq, entry.kind)).collect();
+    assert_eq!(kinds, [(3, EntryKind::KeyCreated), (4, EntryKind::Held)]);
+    assert_eq!(entries[1].actor, Actor::Customer(who.key));
+    assert_eq!((entries[1].amount, entries[1].balance_after), (-10_000, Micros::new(990_000)));
+}
+
+#[tokio::test]
+async fn commands_may_be_spawned() {
+    let bench = Bench::new();
+    let Customer { id, who, .. } = bench.prepaid(20_000).await;
+    let billing = bench.billing.clone();
+    let task = async move {
+        billing.hold(&who, session("s"), &gateway("gw"), START).await?;
+        billing.begin(&id, &session("s"), START, START).await.unwrap();
+        billing.extend(&id, &session("s"), 6, START).await.unwrap();
+        billing.post(&id, &session("s"), end(after(1)), after(1)).await.unwrap();
+        Ok::<_, HoldError>(
+            billing.credit(&id, Micros::new(1), CommandId::random(), Actor::System, START).await,
+        )
+    };
+    let account = tokio::spawn(task).await.unwrap().unwrap().unwrap();
+    assert_eq!(account.balance, Micros::new(10_001));
+}

@@ -1,0 +1,538 @@
+//! Random histories, run against the store and against a naive model that was written from the rules alone:
+//! after each command both must answer the same and have the same figures, and the log must replay to them.
+
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::money::Micros;
+
+const SESSIONS: u8 = 6;
+const REFUNDS_PER_DAY: u32 = 2;
+const DAY: u64 = 86_400_000;
+const CRASHED: &str = "crashed";
+
+/// Two plans small enough that a short history meets every limit.
+fn plans() -> Catalogue {
+    let mut catalogue = Catalogue::default();
+    for name in ["starter", "professional"] {
+        let plan = catalogue.get(name).unwrap().clone();
+        let overage_cap = Micros::new(45_000);
+        catalogue.insert(Plan { included_sessions: 3, concurrent_sessions: 3, overage_cap, ..plan });
+    }
+    catalogue
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Hold(u8),
+    Begin(u8),
+    Extend(u8, u32),
+    Complete(u8),
+    Lose(u8),
+    Void(u8),
+    Abandon,
+    Credit(u8, u64),
+    Suspend(bool),
+    Pass(u64),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let id = 0..SESSIONS;
+    prop_oneof![
+        6 => id.clone().prop_map(Step::Hold),
+        4 => id.clone().prop_map(Step::Begin),
+        4 => (id.clone(), 5..12_u32).prop_map(|(id, minutes)| Step::Extend(id, minutes)),
+        3 => id.clone().prop_map(Step::Complete),
+        3 => id.clone().prop_map(Step::Lose),
+        1 => id.clone().prop_map(Step::Void),
+        1 => Just(Step::Abandon),
+        2 => (0..8_u8, prop_oneof![Just(3_000_u64), Just(10_000), Just(25_000)])
+            .prop_map(|(command, amount)| Step::Credit(command, amount)),
+        1 => any::<bool>().prop_map(Step::Suspend),
+        3 => (0..8 * MINUTE).prop_map(Step::Pass),
+        1 => (0..12 * DAY).prop_map(Step::Pass),
+    ]
+}
+
+/// What a command came to, in words that both sides can say.
+type Verdict = Result<(), &'static str>;
+
+#[derive(Default)]
+struct Model {
+    subscription: bool,
+    overage_allowed: bool,
+    /// The starts of the periods to come, in milliseconds.
+    renewals: Vec<u64>,
+    now: u64,
+    balance: i64,
+    included: i64,
+    retry: i64,
+    overage: i64,
+    suspended: bool,
+    credits: BTreeMap<u8, u64>,
+    sessions: BTreeMap<u8, Run>,
+    refunds: BTreeMap<u64, u32>,
+}
+
+/// A session; `begun` and `ended` in milliseconds.
+#[derive(Clone, Default)]
+struct Run {
+    begun: Option<u64>,
+    minutes: i64,
+    from_included: i64,
+    from_retry: i64,
+    from_balance: i64,
+    from_overage: i64,
+    ended: Option<Ended>,
+}
+
+#[derive(Clone, PartialEq)]
+enum Ended {
+    Voided,
+    Posted { at: u64, cause: &'static str },
+}
+
+impl Model {
+    fn renew(&mut self) {
+        while self.subscription && self.renewals.first().is_some_and(|start| *start <= self.now) {
+            self.renewals.remove(0);
+            self.included = 3;
+            self.overage = 0;
+        }
+    }
+
+    fn open(&self) -> usize {
+        self.sessions.values().filter(|run| run.ended.is_none()).count()
+    }
+
+    fn can_pay(&self, price: i64) -> Verdict {
+        if self.balance >= price {
+            Ok(())
+        } else if !(self.subscription && self.overage_allowed) {
+            Err("money")
+        } else if self.overage + price - self.balance > 45_000 {
+            Err("cap")
+        } else {
+            Ok(())
+        }
+    }
+
+    fn pay(&mut self, price: i64, run: &mut Run) {
+        let from_balance = price.min(self.balance);
+        self.balance -= from_balance;
+        self.overage += price - from_balance;
+        run.from_balance += from_balance;
+        run.from_overage += price - from_balance;
+    }
+
+    fn hold(&mut self, id: u8) -> Verdict {
+        if self.sessions.contains_key(&id) {
+            return Err("exists");
+        }
+        if self.suspended {
+            return Err("suspended");
+        }
+        let kept = (self.included, self.overage, self.renewals.clone());
+        self.renew();
+        let verdict = self.hold_new(id);
+        if verdict.is_err() {
+            (self.included, self.overage, self.renewals) = kept;
+        }
+        verdict
+    }
+
+    fn hold_new(&mut self, id: u8) -> Verdict {
+        let mut run = Run { minutes: 5, ..Run::default() };
+        if self.retry == 0 && self.included == 0 {
+            self.can_pay(10_000)?;
+        }
+        if self.open() >= 3 {
+            return Err("limit");
+        }
+        if self.retry > 0 {
+            (self.retry, run.from_retry) = (self.retry - 1, 1);
+        } else if self.included > 0 {
+            (self.included, run.from_included) = (self.included - 1, 1);
+        } else {
+            self.pay(10_000, &mut run);
+        }
+        self.sessions.insert(id, run);
+        Ok(())
+    }
+
+    fn begin(&mut self, id: u8) -> Verdict {
+        let now = self.now;
+        let run = self.sessions.get_mut(&id).ok_or("no session")?;
+        match (run.begun, &run.ended) {
+            (Some(begun), _) if begun == now => return Ok(()),
+            (Some(_), _) => return Err("different"),
+            (None, Some(_)) => return Err("state"),
+            (None, None) => run.begun = Some(now),
+        }
+        self.renew();
+        Ok(())
+    }
+
+    fn extend(&mut self, id: u8, minutes: u32) -> Verdict {
+        let mut run = self.sessions.get(&id).ok_or("not open")?.clone();
+        if run.begun.is_none() || run.ended.is_some() {
+            return Err("not open");
+        }
+        let further = i64::from(minutes) - run.minutes;
+        if further <= 0 {
+            return Ok(());
+        }
+        let kept = (self.included, self.overage, self.renewals.clone());
+        self.renew();
+        if let Err(refusal) = self.can_pay(further * 2_000) {
+            (self.included, self.overage, self.renewals) = kept;
+            return Err(refusal);
+        }
+        self.pay(further * 2_000, &mut run);
+        run.minutes += further;
+        self.sessions.insert(id, run);
+        Ok(())
+    }
+
+    fn post(&mut self, id: u8, at: u64, cause: &'static str) -> Verdict {
+        let mut run = self.sessions.get(&id).ok_or("no session")?.clone();
+        let begun = run.begun.ok_or("state")?;
+        let end = Ended::Posted { at: at.max(begun), cause };
+        match &run.ended {
+            Some(Ended::Voided) => return Err("state"),
+            Some(ended) => return if *ended == end { Ok(()) } else { Err("different") },
+            None => {}
+        }
+        self.renew();
+        let refunds = self.refunds.entry(self.now / DAY).or_default();
+        if cause == CRASHED && *refunds < REFUNDS_PER_DAY {
+            *refunds += 1;
+            self.retry += 1;
+            self.give_back(&mut run);
+        } else {
+            let mut started = 1;
+            while begun + started * MINUTE < at {
+                started += 1;
+            }
+            let used = i64::try_from(started).unwrap().max(5);
+            while run.minutes > used {
+                run.minutes -= 1;
+                self.give_back_money(2_000, &mut run);
+            }
+        }
+        run.ended = Some(end);
+        self.sessions.insert(id, run);
+        Ok(())
+    }
+
+    fn void(&mut self, id: u8) -> Verdict {
+        let mut run = self.sessions.get(&id).ok_or("no session")?.clone();
+        match (run.begun, &run.ended) {
+            (None, Some(_)) => return Ok(()),
+            (Some(_), _) => return Err("state"),
+            (None, None) => {}
+        }
+        self.renew();
+        self.give_back(&mut run);
+        run.ended = Some(Ended::Voided);
+        self.sessions.insert(id, run);
+        Ok(())
+    }
+
+    fn give_back(&mut self, run: &mut Run) {
+        self.included += run.from_included;
+        self.retry += run.from_retry;
+        self.give_back_money(run.from_balance + run.from_overage, run);
+    }
+
+    /// Overage first; of that, what this period no longer has was billed, and comes as balance.
+    fn give_back_money(&mut self, amount: i64, run: &mut Run) {
+        let overage = amount.min(run.from_overage);
+        run.from_overage -= overage;
+        run.from_balance -= amount - overage;
+        let cancelled = overage.min(self.overage);
+        self.overage -= cancelled;
+        self.balance += amount - cancelled;
+    }
+
+    /// Every open session, with a gateway that was never heard of.
+    fn abandon(&mut self) {
+        for id in 0..SESSIONS {
+            match self.sessions.get(&id) {
+                Some(Run { begun: Some(begun), ended: None, .. }) => {
+                    self.post(id, *begun, "gateway lost").unwrap()
+                }
+                Some(Run { begun: None, ended: None, .. }) => self.void(id).unwrap(),
+                Some(_) | None => {}
+            }
+        }
+    }
+
+    fn credit(&mut self, command: u8, amount: u64) -> Verdict {
+        match self.credits.get(&command) {
+            Some(earlier) if *earlier == amount => return Ok(()),
+            Some(_) => return Err("different"),
+            None => {}
+        }
+        self.renew();
+        self.credits.insert(command, amount);
+        self.balance += i64::try_from(amount).unwrap();
+        Ok(())
+    }
+
+    fn suspend(&mut self, suspended: bool) {
+        if self.suspended != suspended {
+            self.renew();
+            self.suspended = suspended;
+        }
+    }
+
+    fn run(&mut self, step: &Step) -> Verdict {
+        match *step {
+            Step::Hold(id) => self.hold(id),
+            Step::Begin(id) => self.begin(id),
+            Step::Extend(id, minutes) => self.extend(id, minutes),
+            Step::Complete(id) => self.post(id, self.now, "client"),
+            Step::Lose(id) => self.post(id, self.now, CRASHED),
+            Step::Void(id) => self.void(id),
+            Step::Abandon => {
+                self.abandon();
+                Ok(())
+            }
+            Step::Credit(command, amount) => self.credit(command, amount),
+            Step::Suspend(suspended) => {
+                self.suspend(suspended);
+                Ok(())
+            }
+            Step::Pass(millis) => {
+                self.now += millis;
+                Ok(())
+            }
+        }
+    }
+
+    fn figures(&self) -> [i64; 5] {
+        [self.balance, self.included, self.retry, self.overage, i64::try_from(self.open()).unwrap()]
+    }
+}
+
+/// The same commands for the real thing.
+struct Real {
+    billing: Billing,
+    who: Principal,
+    now: Timestamp,
+}
+
+impl Real {
+    async fn run(&mut self, step: &Step) -> Verdict {
+        let (billing, account, now) = (&self.billing, &self.who.account, self.now);
+        let id = |id: u8| session(&format!("s{id}"));
+        let end = |outcome| End { at: now, outcome, up_bytes: 0, down_bytes: 0 };
+        match *step {
+            Step::Hold(hold) => held(billing.hold(&self.who, id(hold), &gateway("gw"), now).await),
+            Step::Begin(begin) => done(billing.begin(account, &id(begin), now, now).await),
+            Step::Extend(extend, minutes) => {
+                extended(billing.extend(account, &id(extend), minutes, now).await)
+            }
+            Step::Complete(post) => done(billing.post(account, &id(post), end(COMPLETED), now).await),
+            Step::Lose(post) => {
+                done(billing.post(account, &id(post), end(Outcome::Lost { cause: CRASHED }), now).await)
+            }
+            Step::Void(void) => done(billing.void(account, &id(void), "no browser", now).await),
+            Step::Abandon => done(billing.settle_abandoned(&gateway("me"), now).await),
+            Step::Credit(command, amount) => {
+                let command = format!("c{command}").parse().unwrap();
+                done(billing.credit(account, Micros::new(amount), command, Actor::Operator, now).await)
+            }
+            Step::Suspend(suspended) => done(billing.suspend(account, suspended, Actor::Operator, now).await),
+            Step::Pass(millis) => {
+                self.now = Timestamp::from_millis(now.as_millis() + millis);
+                Ok(())
+            }
+        }
+    }
+
+    async fn figures(&self) -> [i64; 5] {
+        let account = self.billing.account(&self.who.account).await.unwrap().unwrap();
+        let money = |amount: Micros| i64::try_from(amount.get()).unwrap();
+        let Account { balance, included, retry, overage, open, .. } = account;
+        [money(balance), included.into(), retry.into(), money(overage), open.into()]
+    }
+}
+
+fn refused(refusal: &Refusal) -> &'static str {
+    match refusal {
+        Refusal::KeyRevoked => "key",
+        Refusal::Suspended => "suspended",
+        Refusal::Money { .. } => "money",
+        Refusal::OverageCap { .. } => "cap",
+        Refusal::Concurrency { .. } => "limit",
+    }
+}
+
+fn held(result: Result<Held, HoldError>) -> Verdict {
+    match result {
+        Ok(_) => Ok(()),
+        Err(HoldError::Refused(refusal)) => Err(refused(&refusal)),
+        Err(HoldError::Exists(_)) => Err("exists"),
+        Err(HoldError::Store(error)) => panic!("{error}"),
+    }
+}
+
+fn extended(result: Result<(), ExtendError>) -> Verdict {
+    match result {
+        Ok(()) => Ok(()),
+        Err(ExtendError::Refused(refusal)) => Err(refused(&refusal)),
+        Err(ExtendError::NotOpen) => Err("not open"),
+        Err(ExtendError::Store(error)) => panic!("{error}"),
+    }
+}
+
+fn done<T>(result: Result<T, Error>) -> Verdict {
+    match result {
+        Ok(_) => Ok(()),
+        Err(Error::NoSession) => Err("no session"),
+        Err(Error::Refused(Refused::State(_))) => Err("state"),
+        Err(Error::Refused(Refused::ExistsDifferent)) => Err("different"),
+        Err(error) => panic!("{error}"),
+    }
+}
+
+/// Months from the first of February 2027, and anniversaries from the fifteenth, by `date -u +%s`.
+const CALENDAR: [u64; 40] = [
+    1_801_440_000,
+    1_803_859_200,
+    1_806_537_600,
+    1_809_129_600,
+    1_811_808_000,
+    1_814_400_000,
+    1_817_078_400,
+    1_819_756_800,
+    1_822_348_800,
+    1_825_027_200,
+    1_827_619_200,
+    1_830_297_600,
+    1_832_976_000,
+    1_835_481_600,
+    1_838_160_000,
+    1_840_752_000,
+    1_843_430_400,
+    1_846_022_400,
+    1_848_700_800,
+    1_851_379_200,
+    1_853_971_200,
+    1_856_649_600,
+    1_859_241_600,
+    1_861_920_000,
+    1_864_598_400,
+    1_867_017_600,
+    1_869_696_000,
+    1_872_288_000,
+    1_874_966_400,
+    1_877_558_400,
+    1_880_236_800,
+    1_882_915_200,
+    1_885_507_200,
+    1_888_185_600,
+    1_890_777_600,
+    1_893_456_000,
+    1_896_134_400,
+    1_898_553_600,
+    1_901_232_000,
+    1_903_824_000,
+];
+const ANNIVERSARIES: [u64; 40] = [
+    1_802_685_600,
+    1_805_104_800,
+    1_807_783_200,
+    1_810_375_200,
+    1_813_053_600,
+    1_815_645_600,
+    1_818_324_000,
+    1_821_002_400,
+    1_823_594_400,
+    1_826_272_800,
+    1_828_864_800,
+    1_831_543_200,
+    1_834_221_600,
+    1_836_727_200,
+    1_839_405_600,
+    1_841_997_600,
+    1_844_676_000,
+    1_847_268_000,
+    1_849_946_400,
+    1_852_624_800,
+    1_855_216_800,
+    1_857_895_200,
+    1_860_487_200,
+    1_863_165_600,
+    1_865_844_000,
+    1_868_263_200,
+    1_870_941_600,
+    1_873_533_600,
+    1_876_212_000,
+    1_878_804_000,
+    1_881_482_400,
+    1_884_160_800,
+    1_886_752_800,
+    1_889_431_200,
+    1_892_023_200,
+    1_894_701_600,
+    1_897_380_000,
+    1_899_799_200,
+    1_902_477_600,
+    1_905_069_600,
+];
+
+async fn compare(plan: &str, prepaid: Option<u64>, steps: &[Step]) {
+    let folder = tempfile::tempdir().unwrap();
+    let url = StoreUrl::Sqlite(folder.path().join("ledger.db"));
+    let limits = Limits { refunds_per_day: REFUNDS_PER_DAY };
+    let billing = Billing::open(&url, plans(), limits).unwrap();
+    let new = NewCustomer { prepaid: prepaid.map(Micros::new), ..customer(plan) };
+    let (account, secret) = billing.create_customer(new, Actor::Operator, START).await.unwrap();
+    let who = billing.authenticate(secret.expose()).await.unwrap().unwrap();
+
+    let mut real = Real { billing, who, now: START };
+    let renewals = if plan == "starter" { CALENDAR } else { ANNIVERSARIES };
+    let subscription = prepaid.is_none();
+    let mut model = Model {
+        subscription,
+        overage_allowed: plan == "professional",
+        renewals: renewals.iter().map(|seconds| seconds * 1_000).collect(),
+        now: START.as_millis(),
+        balance: i64::try_from(prepaid.unwrap_or_default()).unwrap(),
+        included: if subscription { 3 } else { 0 },
+        ..Model::default()
+    };
+    for (number, step) in steps.iter().enumerate() {
+        assert_eq!(real.run(step).await, model.run(step), "step {number}: {step:?}");
+        assert_eq!(real.figures().await, model.figures(), "step {number}: {step:?}");
+    }
+    real.billing.verify(&account.id).await.unwrap();
+}
+
+fn check(plan: &str, prepaid: Option<u64>, steps: &[Step]) {
+    runtime().block_on(compare(plan, prepaid, steps));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_starter_s_history_agrees_with_the_model(steps in prop::collection::vec(step(), 1..60)) {
+        check("starter", None, &steps);
+    }
+
+    #[test]
+    fn a_professional_s_history_agrees_with_the_model(steps in prop::collection::vec(step(), 1..60)) {
+        check("professional", None, &steps);
+    }
+
+    #[test]
+    fn a_prepaid_history_agrees_with_the_model(steps in prop::collection::vec(step(), 1..60)) {
+        check("professional", Some(35_000), &steps);
+    }
+}

@@ -1,0 +1,579 @@
+use std::collections::BTreeMap;
+
+use super::*;
+use crate::audit::{Replay, Verified};
+use crate::plan::Catalogue;
+
+const MINUTE: u64 = 60_000;
+const DAY: u64 = 86_400_000;
+
+/// 2027-01-15T10:00:00Z.
+const START: Timestamp = Timestamp::from_millis(1_800_007_200_000);
+
+const REFUNDS_PER_DAY: u32 = 2;
+
+/// One account with its sessions and its log, as a store would keep them.
+struct Desk {
+    plan: Plan,
+    now: Timestamp,
+    account: Account,
+    sessions: BTreeMap<SessionId, Session>,
+    log: Vec<Entry>,
+}
+
+impl Desk {
+    fn subscription(plan: &str) -> Desk {
+        Desk::open(plan, None)
+    }
+
+    fn prepaid(micros: u64) -> Desk {
+        Desk::open("professional", Some(Micros::new(micros)))
+    }
+
+    fn open(plan: &str, prepaid: Option<Micros>) -> Desk {
+        let plan = Catalogue::default().get(plan).unwrap().clone();
+        let key = Key { id: id("key"), ..key(0) };
+        let opening = Opening { id: id("acme"), email: "a@example.com".to_owned(), prepaid, key };
+        let change = super::open(opening, &Actor::Operator, Context { plan: &plan, now: START }).unwrap();
+        let Change { account, entries: log, .. } = change;
+        Desk { plan, now: START, account, sessions: BTreeMap::new(), log }
+    }
+
+    fn given(&self) -> Context<'_> {
+        Context { plan: &self.plan, now: self.now }
+    }
+
+    /// Writes what the ledger answered; tells whether there was anything to write.
+    fn write(&mut self, answer: Answer) -> bool {
+        let Answer::Change(change) = answer else {
+            return false;
+        };
+        assert_eq!(change.account.version, self.account.version + 1);
+        self.account = change.account;
+        self.log.extend(change.entries);
+        match change.session {
+            SessionChange::None => {}
+            SessionChange::New(session) => {
+                assert!(self.sessions.insert(session.id.clone(), session).is_none());
+            }
+            SessionChange::Update(session) => {
+                assert!(self.sessions.insert(session.id.clone(), session).is_some());
+            }
+        }
+        true
+    }
+
+    fn hold(&mut self, session: &str) -> Result<bool, Refusal> {
+        let answer = super::hold(&self.account, &id_of("key"), &id(session), &id("gw"), self.given())?;
+        Ok(self.write(answer))
+    }
+
+    fn begin(&mut self, session: &str) -> Result<bool, Refused> {
+        let answer = super::begin(&self.account, self.session(session), self.now, self.given())?;
+        Ok(self.write(answer))
+    }
+
+    fn extend(&mut self, session: &str, minutes: u32) -> Result<bool, NotExtended> {
+        let answer = super::extend(&self.account, self.session(session), minutes, self.given())?;
+        Ok(self.write(answer))
+    }
+
+    fn post(&mut self, session: &str, outcome: Outcome) -> Result<bool, Refused> {
+        let end = End { at: self.now, outcome, up_bytes: 7, down_bytes: 9 };
+        let session = self.session(session);
+        let answer = super::post(&self.account, session, &end, REFUNDS_PER_DAY, self.given())?;
+        Ok(self.write(answer))
+    }
+
+    fn void(&mut self, session: &str) -> Result<bool, Refused> {
+        let answer = super::void(&self.account, self.session(session), "no browser", self.given())?;
+        Ok(self.write(answer))
+    }
+
+    fn credit(&mut self, micros: u64) -> Result<bool, Refused> {
+        let (amount, command) = (Micros::new(micros), CommandId::random());
+        let answer = super::credit(&self.account, amount, &command, &Actor::Operator, self.given())?;
+        Ok(self.write(answer))
+    }
+
+    fn start(&mut self, session: &str) {
+        self.hold(session).unwrap();
+        self.begin(session).unwrap();
+    }
+
+    /// A whole session of so many minutes, each of them set aside before it starts.
+    fn run(&mut self, session: &str, minutes: u32) -> Session {
+        self.start(session);
+        self.extend(session, minutes).unwrap();
+        self.now = Timestamp::from_millis(self.now.as_millis() + u64::from(minutes) * MINUTE);
+        self.post(session, COMPLETED).unwrap();
+        self.session(session).clone()
+    }
+
+    fn session(&self, session: &str) -> &Session {
+        &self.sessions[&id::<SessionId>(session)]
+    }
+
+    fn pass(&mut self, millis: u64) {
+        self.now = Timestamp::from_millis(self.now.as_millis() + millis);
+    }
+
+    /// Balance, included, retry and overage.
+    fn figures(&self) -> (u64, u32, u32, u64) {
+        let Funds { balance, included, retry, overage } = self.account.funds();
+        (balance.get(), included, retry, overage.get())
+    }
+
+    fn kinds(&self) -> Vec<EntryKind> {
+        self.log.iter().map(|entry| entry.kind).collect()
+    }
+
+    fn verify(&self) -> Verified {
+        let mut replay = Replay::default();
+        for entry in &self.log {
+            replay.entry(&self.account.id, entry).unwrap();
+        }
+        let open = self.sessions.values().filter(|session| session.state.is_open()).count();
+        replay.finish(&self.account, u32::try_from(open).unwrap()).unwrap()
+    }
+}
+
+const COMPLETED: Outcome = Outcome::Completed { cause: "client" };
+const LOST: Outcome = Outcome::Lost { cause: "crashed" };
+
+fn id<T: std::str::FromStr<Err = crate::id::InvalidId>>(text: &str) -> T {
+    text.parse().unwrap()
+}
+
+fn id_of(text: &str) -> KeyId {
+    id(text)
+}
+
+fn key(number: u8) -> Key {
+    let hash = crate::audit::Digest([number; 32]);
+    let label = format!("key {number}");
+    Key { id: id(&format!("key-{number}")), hash, label, created_at: START, revoked_at: None }
+}
+
+fn money(balance: u64, required: u64) -> Refusal {
+    Refusal::Money { balance: Micros::new(balance), required: Micros::new(required) }
+}
+
+// The worked examples of the price list.
+
+#[test]
+fn a_month_of_7000_sessions_costs_69_dollars_and_of_7500_costs_74() {
+    for (sessions, dollars) in [(5_000, 49), (7_000, 69), (7_500, 74)] {
+        let mut desk = Desk::subscription("professional");
+        for number in 0..sessions {
+            desk.run(&number.to_string(), [1, 5][number % 2]);
+            desk.now = START;
+        }
+        let total = desk.plan.price_month.checked_add(desk.account.overage);
+        assert_eq!(total, Some(Micros::new(dollars * 1_000_000)), "{sessions} sessions");
+        desk.verify();
+    }
+}
+
+#[test]
+fn a_prepaid_session_of_12_minutes_costs_2_4_cents() {
+    let mut desk = Desk::prepaid(1_000_000);
+    assert_eq!(desk.run("s", 12).charged, Micros::new(24_000));
+    assert_eq!(desk.figures(), (976_000, 0, 0, 0));
+    desk.verify();
+}
+
+#[test]
+fn ten_cents_are_ten_sessions_and_one_cent_is_one() {
+    for (micros, sessions) in [(100_000, 10), (10_000, 1), (9_999, 0)] {
+        let mut desk = Desk::prepaid(micros);
+        let held = (0..20).filter(|number| desk.hold(&number.to_string()).is_ok()).count();
+        assert_eq!(held, sessions);
+        assert_eq!(desk.hold("more"), Err(money(desk.account.balance.get(), 10_000)));
+    }
+}
+
+// Refusals.
+
+#[test]
+fn a_hold_is_refused_for_the_first_reason() {
+    // The key is revoked, the account suspended, the money spent, the limit reached; and what it comes to.
+    let limit = || Refusal::Concurrency { limit: 1, plan: "starter".to_owned() };
+    let cases = [
+        ((true, true, true, true), Err(Refusal::KeyRevoked)),
+        ((false, true, true, true), Err(Refusal::Suspended)),
+        ((false, false, true, true), Err(money(9_999, 10_000))),
+        ((false, false, false, true), Err(limit())),
+        ((false, false, false, false), Ok(true)),
+    ];
+    for ((revoked, suspended, spent, full), expected) in cases {
+        let mut desk = Desk::subscription("starter");
+        desk.plan.concurrent_sessions = 1;
+        desk.account.keys[0].revoked_at = revoked.then_some(START);
+        desk.account.suspended = suspended;
+        desk.account.included = if spent { 0 } else { 1 };
+        desk.account.balance = Micros::new(9_999);
+        desk.account.open = u32::from(full);
+        let before = desk.account.clone();
+        assert_eq!(desk.hold("s"), expected);
+        assert_eq!(desk.account == before, expected.is_err());
+    }
+}
+
+#[test]
+fn a_key_of_another_account_is_refused() {
+    let desk = Desk::subscription("starter");
+    let refused = super::hold(&desk.account, &id_of("stranger"), &id("s"), &id("gw"), desk.given());
+    assert_eq!(refused, Err(Refusal::KeyRevoked));
+}
+
+#[test]
+fn commands_are_refused_by_the_session_s_state() {
+    use Refused::{ExistsDifferent, State as Wrong};
+    type Command = fn(&mut Desk, &str) -> Result<bool, Refused>;
+    let begin: Command = |desk, session| desk.begin(session);
+    let post: Command = |desk, session| desk.post(session, COMPLETED);
+    let post_otherwise: Command = |desk, session| desk.post(session, LOST);
+    let void: Command = |desk, session| desk.void(session);
+    let cases: [(&str, Command, Result<bool, Refused>); 12] = [
+        ("held", begin, Ok(true)),
+        ("held", post, Err(Wrong(State::Held))),
+        ("held", void, Ok(true)),
+        ("open", begin, Ok(false)),
+        ("open", post, Ok(true)),
+        ("open", void, Err(Wrong(State::Open))),
+        ("posted", post, Ok(false)),
+        ("posted", post_otherwise, Err(ExistsDifferent)),
+        ("posted", void, Err(Wrong(State::Posted))),
+        ("voided", begin, Err(Wrong(State::Voided))),
+        ("voided", post, Err(Wrong(State::Voided))),
+        ("voided", void, Ok(false)),
+    ];
+    for (number, (state, command, expected)) in cases.into_iter().enumerate() {
+        let mut desk = Desk::subscription("starter");
+        ["open", "posted"].into_iter().for_each(|session| desk.start(session));
+        ["held", "voided"].into_iter().for_each(|session| assert_eq!(desk.hold(session), Ok(true)));
+        desk.post("posted", COMPLETED).unwrap();
+        desk.void("voided").unwrap();
+        let before = desk.account.clone();
+        assert_eq!(command(&mut desk, state), expected, "case {number}");
+        assert_eq!(desk.account == before, expected != Ok(true), "case {number}");
+        desk.verify();
+    }
+}
+
+#[test]
+fn a_session_begins_once() {
+    let mut desk = Desk::subscription("starter");
+    desk.start("s");
+    desk.pass(1);
+    assert_eq!(desk.begin("s"), Err(Refused::ExistsDifferent));
+}
+
+#[test]
+fn only_an_open_session_is_extended() {
+    let mut desk = Desk::subscription("starter");
+    desk.hold("s").unwrap();
+    assert_eq!(desk.extend("s", 6), Err(NotExtended::NotOpen));
+    desk.begin("s").unwrap();
+    assert_eq!(desk.extend("s", 5), Ok(false));
+    desk.post("s", COMPLETED).unwrap();
+    assert_eq!(desk.extend("s", 6), Err(NotExtended::NotOpen));
+}
+
+#[test]
+fn amounts_and_texts_out_of_range_are_refused() {
+    let mut desk = Desk::prepaid(10_001);
+    assert_eq!(desk.credit(0), Err(Refused::OutOfRange));
+    assert_eq!(desk.credit(Micros::MAX.get()), Err(Refused::OutOfRange));
+    assert_eq!(desk.credit(u64::MAX), Err(Refused::OutOfRange));
+    for label in [String::new(), "x".repeat(LABEL_MAX + 1)] {
+        let refused =
+            super::create_key(&desk.account, Key { label, ..key(1) }, &Actor::Operator, desk.given());
+        assert_eq!(refused, Err(Refused::Text { field: "label", limit: LABEL_MAX }));
+    }
+    desk.start("s");
+    assert!(matches!(desk.extend("s", u32::MAX), Err(NotExtended::Refused(Refusal::Money { .. }))));
+}
+
+// What a session is paid from.
+
+#[test]
+fn a_session_is_paid_from_retry_then_included_then_balance_then_overage() {
+    let mut desk = Desk::subscription("professional");
+    let funds = Funds { balance: Micros::new(15_000), included: 1, retry: 1, overage: Micros::ZERO };
+    desk.account.set_funds(funds);
+    let cases = [
+        ("a", (15_000, 1, 0, 0)),
+        ("b", (15_000, 0, 0, 0)),
+        ("c", (5_000, 0, 0, 0)),
+        ("d", (0, 0, 0, 5_000)),
+        ("e", (0, 0, 0, 15_000)),
+    ];
+    for (session, expected) in cases {
+        desk.hold(session).unwrap();
+        assert_eq!(desk.figures(), expected, "{session}");
+    }
+    let split = Funding { balance: Micros::new(5_000), overage: Micros::new(5_000), ..Funding::default() };
+    assert_eq!(desk.session("d").funding, split);
+}
+
+#[test]
+fn a_prepaid_account_has_neither_included_sessions_nor_overage() {
+    let mut desk = Desk::prepaid(15_000);
+    assert_eq!((desk.account.included, desk.account.period), (0, None));
+    desk.hold("a").unwrap();
+    assert_eq!(desk.hold("b"), Err(money(5_000, 10_000)));
+}
+
+#[test]
+fn overage_ends_at_the_cap() {
+    let mut desk = Desk::subscription("professional");
+    desk.plan.overage_cap = Micros::new(25_000);
+    desk.account.included = 0;
+    desk.account.balance = Micros::new(1_000);
+    desk.start("a");
+    desk.start("b");
+    let (balance, required, cap) = (Micros::ZERO, Micros::new(10_000), Micros::new(25_000));
+    assert_eq!(desk.hold("c"), Err(Refusal::OverageCap { balance, required, cap }));
+    assert_eq!(desk.extend("a", 8), Ok(true));
+    assert_eq!(desk.account.overage, cap);
+    let required = Micros::new(2_000);
+    let refused = Refusal::OverageCap { balance, required, cap };
+    assert_eq!(desk.extend("a", 9), Err(NotExtended::Refused(refused)));
+}
+
+#[test]
+fn further_minutes_of_an_included_session_come_from_balance_then_overage() {
+    let mut desk = Desk::subscription("professional");
+    desk.account.balance = Micros::new(3_000);
+    desk.start("s");
+    desk.extend("s", 6).unwrap();
+    assert_eq!(desk.figures(), (1_000, 4_999, 0, 0));
+    desk.extend("s", 8).unwrap();
+    assert_eq!(desk.figures(), (0, 4_999, 0, 3_000));
+}
+
+#[test]
+fn a_starter_without_balance_gets_five_minutes_and_may_top_up() {
+    let mut desk = Desk::subscription("starter");
+    desk.start("s");
+    assert_eq!(desk.extend("s", 6), Err(NotExtended::Refused(money(0, 2_000))));
+    desk.credit(2_000).unwrap();
+    assert_eq!(desk.extend("s", 6), Ok(true));
+    assert_eq!(desk.figures(), (0, 499, 0, 0));
+}
+
+#[test]
+fn a_session_keeps_the_terms_that_it_started_with() {
+    let mut desk = Desk::prepaid(100_000);
+    desk.start("s");
+    desk.plan.minute_price = Micros::new(50_000);
+    desk.extend("s", 6).unwrap();
+    assert_eq!(desk.account.balance, Micros::new(88_000));
+}
+
+// What goes back.
+
+#[test]
+fn minutes_that_had_not_started_go_back_overage_first() {
+    let mut desk = Desk::subscription("professional");
+    desk.credit(6_000).unwrap();
+    desk.start("s");
+    desk.extend("s", 10).unwrap();
+    assert_eq!(desk.figures(), (0, 4_999, 0, 4_000));
+    desk.pass(6 * MINUTE + 1);
+    desk.post("s", COMPLETED).unwrap();
+    assert_eq!(desk.figures(), (2_000, 4_999, 0, 0));
+    let session = desk.session("s");
+    assert_eq!((session.minutes, session.charged), (7, Micros::new(4_000)));
+    desk.verify();
+}
+
+#[test]
+fn minutes_that_were_not_set_aside_are_not_billed() {
+    let mut desk = Desk::prepaid(100_000);
+    desk.start("s");
+    desk.pass(60 * MINUTE);
+    desk.post("s", COMPLETED).unwrap();
+    assert_eq!((desk.session("s").minutes, desk.account.balance), (5, Micros::new(90_000)));
+}
+
+#[test]
+fn a_voided_session_costs_nothing() {
+    let mut desk = Desk::prepaid(10_000);
+    desk.hold("s").unwrap();
+    desk.void("s").unwrap();
+    assert_eq!(desk.figures(), (10_000, 0, 0, 0));
+    assert_eq!((desk.session("s").state, desk.account.open), (State::Voided, 0));
+    desk.verify();
+}
+
+#[test]
+fn a_lost_session_gives_back_all_and_a_retry_credit() {
+    let mut desk = Desk::prepaid(100_000);
+    desk.start("s");
+    desk.extend("s", 9).unwrap();
+    desk.pass(9 * MINUTE);
+    desk.post("s", LOST).unwrap();
+    assert_eq!(desk.figures(), (100_000, 0, 1, 0));
+    let session = desk.session("s");
+    assert!(session.lost && session.refunded && session.charged == Micros::ZERO);
+    assert_eq!(desk.log.last().unwrap().kind, EntryKind::LostRefund);
+
+    desk.hold("again").unwrap();
+    assert_eq!(desk.figures(), (100_000, 0, 0, 0));
+    desk.verify();
+}
+
+#[test]
+fn lost_sessions_are_refunded_up_to_a_number_a_day() {
+    let mut desk = Desk::prepaid(1_000_000);
+    let lose = |desk: &mut Desk, session: &str| {
+        desk.start(session);
+        desk.post(session, LOST).unwrap();
+        desk.session(session).refunded
+    };
+    assert_eq!(["a", "b", "c"].map(|session| lose(&mut desk, session)), [true, true, false]);
+    assert!(desk.session("c").lost);
+    assert_eq!(desk.log.last().unwrap().kind, EntryKind::Posted);
+    desk.pass(DAY);
+    assert!(lose(&mut desk, "d"));
+    desk.now = START;
+    assert!(lose(&mut desk, "e"), "a clock that goes back counts on the later day");
+    assert!(!lose(&mut desk, "f"), "and starts no new one");
+    desk.verify();
+}
+
+#[test]
+fn an_abandoned_session_is_billed_to_the_last_sign_of_life() {
+    // The last sign of life, in milliseconds from the beginning, and the minutes billed.
+    let cases =
+        [(None, 1), (Some(0), 1), (Some(MINUTE), 1), (Some(MINUTE + 1), 2), (Some(5 * MINUTE + 1), 6)];
+    for (seen, minutes) in cases {
+        let mut desk = Desk::prepaid(100_000);
+        desk.start("s");
+        desk.extend("s", 8).unwrap();
+        desk.pass(DAY);
+        let seen = seen.map(|millis| Timestamp::from_millis(START.as_millis() + millis));
+        let answer = super::expire(&desk.account, desk.session("s"), seen, &id("other"), desk.given());
+        assert!(desk.write(answer.unwrap()));
+        let session = desk.session("s");
+        assert_eq!((session.state, session.minutes), (State::Posted, minutes), "{seen:?}");
+        assert_eq!(session.cause.as_deref(), Some(GATEWAY_LOST));
+        assert_eq!(desk.log.last().unwrap().actor, Actor::Gateway(id("other")));
+        desk.verify();
+    }
+}
+
+#[test]
+fn an_abandoned_session_that_never_began_is_voided() {
+    let mut desk = Desk::prepaid(10_000);
+    desk.hold("s").unwrap();
+    let answer = super::expire(&desk.account, desk.session("s"), Some(START), &id("other"), desk.given());
+    assert!(desk.write(answer.unwrap()));
+    assert_eq!((desk.session("s").state, desk.account.balance), (State::Voided, Micros::new(10_000)));
+}
+
+// Renewal.
+
+#[test]
+fn the_next_command_after_the_period_renews_first() {
+    let mut desk = Desk::subscription("professional");
+    desk.account.included = 0;
+    desk.hold("a").unwrap();
+    desk.pass(31 * DAY - 1);
+    desk.hold("b").unwrap();
+    assert_eq!(desk.figures(), (0, 0, 0, 20_000));
+    desk.pass(1);
+    desk.hold("c").unwrap();
+    assert_eq!(desk.figures(), (0, 4_999, 0, 0));
+
+    let [.., renewed, held] = desk.log.as_slice() else { panic!() };
+    assert_eq!((renewed.kind, &renewed.actor), (EntryKind::Renewed, &Actor::System));
+    assert_eq!((renewed.included, renewed.overage), (5_000, -20_000));
+    assert_eq!(held.kind, EntryKind::Held);
+    assert_eq!(desk.account.last_billed, Some(desk.now));
+}
+
+#[test]
+fn a_starter_renews_with_the_calendar_month_and_after_a_rest_once() {
+    let mut desk = Desk::subscription("starter");
+    desk.start("s");
+    desk.pass(200 * DAY); // 2027-08-03
+    desk.credit(1).unwrap();
+    let expected =
+        [EntryKind::Opened, EntryKind::KeyCreated, EntryKind::Held, EntryKind::Renewed, EntryKind::Credited];
+    assert_eq!(desk.kinds(), expected);
+    assert_eq!(desk.account.period, Some(Period::calendar_month(desk.now)));
+    assert_eq!(desk.account.included, 500);
+    desk.verify();
+}
+
+#[test]
+fn a_prepaid_account_never_renews() {
+    let mut desk = Desk::prepaid(10_000);
+    desk.pass(400 * DAY);
+    desk.credit(1).unwrap();
+    assert!(!desk.kinds().contains(&EntryKind::Renewed));
+}
+
+#[test]
+fn overage_of_a_period_that_is_closed_comes_back_as_balance() {
+    let mut desk = Desk::subscription("professional");
+    desk.account.included = 0;
+    desk.start("s");
+    desk.pass(31 * DAY);
+    desk.post("s", LOST).unwrap();
+    assert_eq!(desk.figures(), (10_000, 5_000, 1, 0));
+}
+
+// Keys and suspension.
+
+#[test]
+fn suspending_twice_changes_nothing() {
+    let mut desk = Desk::subscription("starter");
+    for (suspended, changes) in [(false, false), (true, true), (true, false), (false, true)] {
+        let answer = super::suspend(&desk.account, suspended, &Actor::Operator, desk.given());
+        assert_eq!(desk.write(answer), changes);
+    }
+    let expected = [EntryKind::Opened, EntryKind::KeyCreated, EntryKind::Suspended, EntryKind::Resumed];
+    assert_eq!(desk.kinds(), expected);
+}
+
+#[test]
+fn a_running_session_of_a_suspended_account_goes_on() {
+    let mut desk = Desk::prepaid(100_000);
+    desk.start("s");
+    let answer = super::suspend(&desk.account, true, &Actor::Operator, desk.given());
+    desk.write(answer);
+    assert_eq!(desk.extend("s", 6), Ok(true));
+    assert_eq!(desk.post("s", COMPLETED), Ok(true));
+}
+
+#[test]
+fn keys_are_bounded_and_the_first_revoked_makes_room() {
+    let mut desk = Desk::subscription("starter");
+    let create = |desk: &mut Desk, number| {
+        let answer = super::create_key(&desk.account, key(number), &Actor::Operator, desk.given())?;
+        Ok(desk.write(answer))
+    };
+    let revoke = |desk: &mut Desk, key: &str| {
+        let answer = super::revoke_key(&desk.account, &id_of(key), &Actor::Operator, desk.given())?;
+        Ok(desk.write(answer))
+    };
+    let room = u8::try_from(KEYS_MAX).unwrap() - 1;
+    for number in 0..room {
+        assert_eq!(create(&mut desk, number), Ok(true));
+    }
+    assert_eq!(create(&mut desk, 100), Err(Refused::TooManyKeys));
+    assert_eq!(revoke(&mut desk, "nobody"), Err(Refused::NoKey));
+    assert_eq!(revoke(&mut desk, "key-7"), Ok(true));
+    assert_eq!(revoke(&mut desk, "key-7"), Ok(false));
+    desk.pass(1);
+    assert_eq!(revoke(&mut desk, "key-3"), Ok(true));
+    assert_eq!(create(&mut desk, 100), Ok(true));
+    assert_eq!(desk.account.keys.len(), KEYS_MAX);
+    assert!(desk.account.keys.iter().all(|key| key.id.as_str() != "key-7"));
+    desk.verify();
+}

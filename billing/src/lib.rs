@@ -1,0 +1,37 @@
+//! Money: who may start a session, what it costs, and what became of every cent.
+//!
+//! A session's price is set aside before a browser is taken ([`Billing::hold`]), its further minutes before
+//! they start ([`Billing::extend`]), and what it did not use goes back when it ends ([`Billing::post`],
+//! [`Billing::void`]). The rules are in `ledger`, which is pure: an account, a session and a command go in, a
+//! change or a refusal comes out. A store loads accounts and commits changes, each in one atomic step against
+//! the version of the account that the change was decided on. [`Billing`] drives the two: load, decide,
+//! commit, and once more when another process got in between.
+//!
+//! Every change is in the account's [audit log](Entry), which replays to the account ([`Billing::verify`]).
+//! Nothing here reads a clock, and there is no floating point.
+
+#![deny(missing_docs, clippy::float_arithmetic)]
+
+mod money;
+mod time;
+mod id;
+mod plan;
+mod key;
+mod account;
+mod session;
+mod audit;
+mod ledger;
+mod store;
+mod books;
+
+pub use account::{Account, AccountType, EMAIL_MAX};
+pub use audit::{Actor, Digest, Entry, EntryKind, Fault, Verified};
+pub use books::{Billing, Error, ExtendError, Held, HoldError, Limits, NewCustomer};
+pub use id::{AccountId, CommandId, GatewayId, ID_MAX, InvalidId, KeyId, SessionId};
+pub use key::{Key, LABEL_MAX, Principal, Secret};
+pub use ledger::{KEYS_MAX, Refusal, Refused};
+pub use money::Micros;
+pub use plan::{Catalogue, Plan, Terms};
+pub use session::{End, Funding, Outcome, Session, State};
+pub use store::{InvalidStoreUrl, LIST_MAX, StoreError, StoreUrl};
+pub use time::{Period, Timestamp};

@@ -1,0 +1,596 @@
+//! The store of a single machine: SQLite, in one file.
+//!
+//! The server and the command line may have the file open at once. Every commit is one immediate transaction
+//! that compares the account's version, so neither overwrites what the other did.
+//!
+//! # What survives
+//!
+//! Commits are made with `synchronous=NORMAL`: SQLite hands the kernel the frames of its WAL and waits for
+//! nothing. That survives the end of this process. Who needs the disk waits for [`Embedded::synced`]: an
+//! `fdatasync` of the WAL through a descriptor of our own. That is sound because
+//! - a sync concerns the file, not the descriptor, and so covers what any connection or process wrote to it;
+//! - frames are appended in order, each checksummed with all before it, and recovery takes the longest whole
+//!   prefix: once the file is synced, every commit before is in it;
+//! - frames leave the WAL only by a checkpoint, which (with `NORMAL`) syncs the WAL before it copies them, and
+//!   the database before the WAL is reused;
+//! - the WAL is not removed while a connection is open, and ours is: the descriptor stays that of the WAL;
+//! - SQLite keeps its POSIX locks on the database and the `-shm` file, never on the WAL, so closing our
+//!   descriptor drops none of them.
+
+use std::fs::{self, File};
+use std::hash::Hash;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use dashmap::DashMap;
+use rusqlite::{
+    Connection, ErrorCode, OptionalExtension, Params, Row, Transaction, TransactionBehavior, params,
+};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::{Committed, StoreError};
+use crate::account::Account;
+use crate::audit::{Digest, Entry, Fault, Replay, Verified};
+use crate::id::{AccountId, CommandId, GatewayId, KeyId, SessionId};
+use crate::key::Principal;
+use crate::ledger::{Change, SessionChange};
+use crate::session::Session;
+use crate::time::Timestamp;
+use flush::{Disk, Flusher};
+
+mod flush;
+#[cfg(test)]
+mod tests;
+
+/// What this program reads and writes, in the file's `user_version`.
+const SCHEMA_VERSION: i64 = 1;
+
+/// Bodies are JSON; beside them stand only the columns that are looked up or compared. Sessions and entries
+/// are small rows, kept in the order of their keys; accounts are large ones, for which SQLite advises a rowid.
+const SCHEMA: &str = "
+    CREATE TABLE accounts (id TEXT PRIMARY KEY, version INTEGER NOT NULL, body TEXT NOT NULL) STRICT;
+    CREATE TABLE api_keys (
+        hash BLOB PRIMARY KEY, account TEXT NOT NULL, id TEXT NOT NULL
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE sessions (
+        account TEXT NOT NULL, id TEXT NOT NULL, held_at INTEGER NOT NULL, open INTEGER NOT NULL,
+        body TEXT NOT NULL, PRIMARY KEY (account, id)
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX sessions_by_time ON sessions (account, held_at);
+    CREATE INDEX sessions_open ON sessions (account) WHERE open = 1;
+    CREATE TABLE audit (
+        account TEXT NOT NULL, seq INTEGER NOT NULL, command TEXT, body TEXT NOT NULL,
+        PRIMARY KEY (account, seq)
+    ) STRICT, WITHOUT ROWID;
+    CREATE UNIQUE INDEX audit_by_command ON audit (account, command) WHERE command IS NOT NULL;
+    CREATE TABLE gateways (id TEXT PRIMARY KEY, last_seen INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+    PRAGMA user_version = 1;
+";
+
+const INSERT_ACCOUNT: &str = "INSERT INTO accounts (version, body, id) VALUES (?1, ?2, ?3)";
+const UPDATE_ACCOUNT: &str = "UPDATE accounts SET version = ?1, body = ?2 WHERE id = ?3 AND version = ?4";
+const SELECT_ACCOUNT: &str = "SELECT version, body FROM accounts WHERE id = ?1";
+const SELECT_ACCOUNTS: &str = "SELECT version, body FROM accounts ORDER BY id";
+const INSERT_KEY: &str = "INSERT INTO api_keys (hash, account, id) VALUES (?1, ?2, ?3)";
+const SELECT_KEY: &str = "SELECT account, id FROM api_keys WHERE hash = ?1";
+const INSERT_SESSION: &str =
+    "INSERT INTO sessions (account, id, held_at, open, body) VALUES (?1, ?2, ?3, ?4, ?5)";
+const UPDATE_SESSION: &str = "UPDATE sessions SET open = ?3, body = ?4 WHERE account = ?1 AND id = ?2";
+const SELECT_SESSION: &str = "SELECT body FROM sessions WHERE account = ?1 AND id = ?2";
+const SELECT_SESSIONS: &str =
+    "SELECT body FROM sessions WHERE account = ?1 ORDER BY held_at DESC, id DESC LIMIT ?2";
+const SELECT_OPEN: &str = "SELECT body FROM sessions WHERE open = 1";
+const COUNT_OPEN: &str = "SELECT count(*) FROM sessions WHERE account = ?1 AND open = 1";
+const INSERT_ENTRY: &str = "INSERT INTO audit (account, seq, command, body) VALUES (?1, ?2, ?3, ?4)";
+const SELECT_COMMAND: &str = "SELECT body FROM audit WHERE account = ?1 AND command = ?2";
+const SELECT_ENTRIES: &str = "SELECT body FROM audit WHERE account = ?1 AND seq > ?2 ORDER BY seq LIMIT ?3";
+const SELECT_LOG: &str = "SELECT body FROM audit WHERE account = ?1 ORDER BY seq";
+const UPSERT_GATEWAY: &str = "INSERT INTO gateways (id, last_seen) VALUES (?1, ?2)
+    ON CONFLICT (id) DO UPDATE SET last_seen = max(last_seen, excluded.last_seen)";
+const SELECT_GATEWAY: &str = "SELECT last_seen FROM gateways WHERE id = ?1";
+
+/// Room for every statement above, so that none is compiled twice.
+const STATEMENTS: usize = 32;
+
+/// Memory for pages, in KiB as SQLite wants it (negative): sessions have random ids, so that a hold touches a
+/// page anywhere among its account's latest thousands.
+const PAGE_CACHE_KIB: i64 = -65_536;
+
+/// How long opening waits for another process that is opening the same file.
+const OPEN_PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long a checkpoint that must shorten the WAL waits for readers and writers.
+const TRUNCATE_PATIENCE: Duration = Duration::from_millis(100);
+
+/// The WAL's size beyond which it is emptied even if a commit has to wait for that. Under steady load a passive
+/// checkpoint never sees the moment at which SQLite would start the file anew by itself.
+const WAL_LIMIT: u64 = 64 << 20;
+
+/// When another process is writing, a command pauses and tries again: 1, 2, 4 … 32 ms, about 1.5 s in all. The
+/// command line's writes take a millisecond.
+const BUSY_TRIES: u32 = 50;
+const BUSY_PAUSE: Duration = Duration::from_millis(1);
+const BUSY_PAUSE_MAX: Duration = Duration::from_millis(32);
+
+/// Accounts and keys that are remembered. Beyond it all are forgotten and those in use come back, which keeps
+/// the hot path free of any bookkeeping.
+const ACCOUNTS_CACHED: usize = 10_000;
+const KEYS_CACHED: usize = 100_000;
+
+#[derive(Debug)]
+pub(crate) struct Embedded {
+    /// First, so that its thread ends and closes its connection before the others do.
+    flusher: Flusher,
+    /// Every commit and every look-up of one row. Held for microseconds, never across an await.
+    hot: Mutex<Connection>,
+    /// Lists and replays, which take longer, on threads of their own.
+    reader: Arc<Mutex<Connection>>,
+    /// Accounts as last seen. Written only under `hot`, so that an older one never replaces a newer one.
+    accounts: DashMap<AccountId, Arc<Account>>,
+    keys: DashMap<Digest, Principal>,
+}
+
+impl Embedded {
+    /// Opens the database, and makes it where there is none.
+    pub(super) fn open(path: &Path) -> Result<Embedded, StoreError> {
+        if let Some(folder) = path.parent() {
+            fs::create_dir_all(folder).map_err(StoreError::File)?;
+        }
+        let mut hot = connect(path)?;
+        prepare_schema(&mut hot)?;
+        let (reader, checkpointer) = (connect(path)?, connect(path)?);
+        hot.busy_timeout(Duration::ZERO)?;
+        hot.pragma_update(None, "cache_size", PAGE_CACHE_KIB)?;
+        checkpointer.busy_timeout(TRUNCATE_PATIENCE)?;
+        let wal = File::open(wal_path(path)).map_err(StoreError::File)?;
+        let flusher = Flusher::start(WalDisk { wal, checkpointer }).map_err(StoreError::File)?;
+        Ok(Embedded {
+            flusher,
+            hot: Mutex::new(hot),
+            reader: Arc::new(Mutex::new(reader)),
+            accounts: DashMap::new(),
+            keys: DashMap::new(),
+        })
+    }
+
+    pub(super) async fn load(&self, id: &AccountId) -> Result<Option<Arc<Account>>, StoreError> {
+        let cached = self.accounts.get(id).map(|account| Arc::clone(&account));
+        match cached {
+            Some(account) => Ok(Some(account)),
+            None => self.reload(id).await,
+        }
+    }
+
+    pub(super) async fn reload(&self, id: &AccountId) -> Result<Option<Arc<Account>>, StoreError> {
+        patiently(|| self.refresh(&lock(&self.hot), id)).await
+    }
+
+    /// Commits on the caller's thread. Nothing is awaited unless another process is writing.
+    pub(super) async fn commit(&self, expected: u64, change: &Change) -> Result<Committed, StoreError> {
+        let rows = Rows::of(change)?;
+        patiently(|| self.try_commit(expected, change, &rows)).await
+    }
+
+    fn try_commit(&self, expected: u64, change: &Change, rows: &Rows) -> Result<Committed, StoreError> {
+        if let Some(kind) = self.flusher.failure() {
+            return Err(StoreError::Unconfirmed(kind));
+        }
+        let id = &change.account.id;
+        let mut hot = lock(&self.hot);
+        if self.accounts.get(id).is_some_and(|cached| cached.version != expected) {
+            return Ok(Committed::Conflict);
+        }
+        let transaction = hot.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let written = write(&transaction, expected, change, rows)?;
+        match written {
+            Committed::Done => {
+                transaction.commit()?;
+                self.flusher.committed();
+                remember(&self.accounts, ACCOUNTS_CACHED, id.clone(), Arc::new(change.account.clone()));
+            }
+            Committed::Conflict => {
+                self.refresh(&transaction, id)?;
+            }
+            Committed::Exists => {}
+        }
+        Ok(written)
+    }
+
+    /// Reads an account into the cache, on a connection that is locked.
+    fn refresh(&self, hot: &Connection, id: &AccountId) -> Result<Option<Arc<Account>>, StoreError> {
+        let account = select_account(hot, id)?.map(Arc::new);
+        if let Some(account) = &account {
+            remember(&self.accounts, ACCOUNTS_CACHED, id.clone(), Arc::clone(account));
+        }
+        Ok(account)
+    }
+
+    pub(super) async fn synced(&self) -> Result<(), StoreError> {
+        self.flusher.synced().await.map_err(StoreError::Unconfirmed)
+    }
+
+    pub(super) async fn principal(&self, hash: Digest) -> Result<Option<Principal>, StoreError> {
+        let cached = self.keys.get(&hash).map(|principal| principal.clone());
+        let principal = match cached {
+            Some(principal) => principal,
+            None => match patiently(|| select_principal(&lock(&self.hot), hash)).await? {
+                Some(principal) => principal,
+                None => return Ok(None),
+            },
+        };
+        let account = self.load(&principal.account).await?;
+        if !account.is_some_and(|account| account.has_live_key(&principal.key)) {
+            return Ok(None);
+        }
+        remember(&self.keys, KEYS_CACHED, hash, principal.clone());
+        Ok(Some(principal))
+    }
+
+    pub(super) async fn session(
+        &self,
+        account: &AccountId,
+        id: &SessionId,
+    ) -> Result<Option<Session>, StoreError> {
+        let keys = [account.as_str(), id.as_str()];
+        patiently(|| select_body(&lock(&self.hot), SELECT_SESSION, keys)).await
+    }
+
+    pub(super) async fn command(
+        &self,
+        account: &AccountId,
+        id: &CommandId,
+    ) -> Result<Option<Entry>, StoreError> {
+        let keys = [account.as_str(), id.as_str()];
+        patiently(|| select_body(&lock(&self.hot), SELECT_COMMAND, keys)).await
+    }
+
+    pub(super) async fn accounts(&self) -> Result<Vec<Account>, StoreError> {
+        self.read(|connection| {
+            let mut statement = connection.prepare_cached(SELECT_ACCOUNTS)?;
+            let rows = statement.query_map([], account_row)?;
+            rows.map(|row| parse_account(row?)).collect()
+        })
+        .await
+    }
+
+    pub(super) async fn sessions(&self, account: &AccountId, limit: u32) -> Result<Vec<Session>, StoreError> {
+        let account = account.clone();
+        self.read(move |reader| select_bodies(reader, SELECT_SESSIONS, params![account.as_str(), limit]))
+            .await
+    }
+
+    pub(super) async fn open_sessions(&self) -> Result<Vec<Session>, StoreError> {
+        self.read(|reader| select_bodies(reader, SELECT_OPEN, [])).await
+    }
+
+    pub(super) async fn audit(
+        &self,
+        account: &AccountId,
+        after: u64,
+        limit: u32,
+    ) -> Result<Vec<Entry>, StoreError> {
+        let account = account.clone();
+        let after = column(after);
+        self.read(move |reader| {
+            select_bodies(reader, SELECT_ENTRIES, params![account.as_str(), after, limit])
+        })
+        .await
+    }
+
+    pub(super) async fn verify(
+        &self,
+        account: &AccountId,
+    ) -> Result<Option<Result<Verified, Fault>>, StoreError> {
+        let account = account.clone();
+        self.read(move |reader| replay(reader, &account)).await
+    }
+
+    pub(super) async fn heartbeat(&self, gateway: &GatewayId, now: Timestamp) -> Result<(), StoreError> {
+        patiently(|| {
+            let hot = lock(&self.hot);
+            hot.prepare_cached(UPSERT_GATEWAY)?
+                .execute(params![gateway.as_str(), column(now.as_millis())])?;
+            Ok(())
+        })
+        .await
+    }
+
+    pub(super) async fn last_seen(&self, gateway: &GatewayId) -> Result<Option<Timestamp>, StoreError> {
+        patiently(|| {
+            let hot = lock(&self.hot);
+            let mut statement = hot.prepare_cached(SELECT_GATEWAY)?;
+            let seen: Option<i64> = statement.query_row([gateway.as_str()], |row| row.get(0)).optional()?;
+            Ok(seen.map(|millis| Timestamp::from_millis(millis.cast_unsigned())))
+        })
+        .await
+    }
+
+    #[cfg(test)]
+    pub(crate) fn tickets(&self) -> u64 {
+        self.flusher.tickets()
+    }
+
+    /// Reads on a thread that may block, since a list can take milliseconds.
+    async fn read<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let reader = Arc::clone(&self.reader);
+        let reading = tokio::task::spawn_blocking(move || read(&lock(&reader)));
+        reading.await.map_err(|panic| StoreError::Database(Box::new(panic)))?
+    }
+}
+
+/// Makes one connection. All of them carry WAL and `NORMAL`, which the module's text relies on, and leave
+/// checkpoints to the disk thread.
+fn connect(path: &Path) -> Result<Connection, StoreError> {
+    let connection = Connection::open(path)?;
+    connection.busy_timeout(OPEN_PATIENCE)?;
+    connection.set_prepared_statement_cache_capacity(STATEMENTS);
+    connection.pragma_update(None, "journal_mode", "WAL")?;
+    connection.pragma_update(None, "synchronous", "NORMAL")?;
+    connection.pragma_update(None, "wal_autocheckpoint", 0)?;
+    Ok(connection)
+}
+
+fn prepare_schema(hot: &mut Connection) -> Result<(), StoreError> {
+    let transaction = hot.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let found: i64 = transaction.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    match found {
+        SCHEMA_VERSION => Ok(()),
+        0 => {
+            transaction.execute_batch(SCHEMA)?;
+            Ok(transaction.commit()?)
+        }
+        found => Err(StoreError::Schema { found, known: SCHEMA_VERSION }),
+    }
+}
+
+fn wal_path(database: &Path) -> PathBuf {
+    let mut path = database.as_os_str().to_owned();
+    path.push("-wal");
+    path.into()
+}
+
+/// A panic while the lock was held has rolled its transaction back, so the connection is fit for use.
+fn lock(connection: &Mutex<Connection>) -> MutexGuard<'_, Connection> {
+    connection.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Tries until the database is free, pausing in between without blocking the thread.
+async fn patiently<T>(mut attempt: impl FnMut() -> Result<T, StoreError>) -> Result<T, StoreError> {
+    let mut pause = BUSY_PAUSE;
+    for _ in 1..BUSY_TRIES {
+        match attempt() {
+            Err(StoreError::Busy) => tokio::time::sleep(pause).await,
+            done => return done,
+        }
+        pause = BUSY_PAUSE_MAX.min(pause * 2);
+    }
+    attempt()
+}
+
+fn remember<K: Eq + Hash, V>(cache: &DashMap<K, V>, limit: usize, key: K, value: V) {
+    if let Some(mut known) = cache.get_mut(&key) {
+        *known = value;
+        return;
+    }
+    if cache.len() >= limit {
+        cache.clear();
+    }
+    cache.insert(key, value);
+}
+
+/// The bodies of a change, written out before the lock is taken.
+struct Rows {
+    account: String,
+    session: String,
+    entries: Vec<String>,
+}
+
+impl Rows {
+    fn of(change: &Change) -> Result<Rows, StoreError> {
+        let session = match &change.session {
+            SessionChange::None => String::new(),
+            SessionChange::New(session) | SessionChange::Update(session) => body(session)?,
+        };
+        let entries = change.entries.iter().map(body).collect::<Result<_, _>>()?;
+        Ok(Rows { account: body(&change.account)?, session, entries })
+    }
+}
+
+fn body(value: &impl Serialize) -> Result<String, StoreError> {
+    serde_json::to_string(value).map_err(StoreError::Corrupt)
+}
+
+/// Writes a change into a transaction, which the caller commits if this is done.
+fn write(
+    transaction: &Transaction<'_>,
+    expected: u64,
+    change: &Change,
+    rows: &Rows,
+) -> Result<Committed, StoreError> {
+    let account = write_account(transaction, expected, &change.account, &rows.account)?;
+    if account != Committed::Done {
+        return Ok(account);
+    }
+    if change.new_key
+        && let Some(key) = change.account.keys.last()
+    {
+        let columns = params![key.hash.as_bytes(), change.account.id.as_str(), key.id.as_str()];
+        transaction.prepare_cached(INSERT_KEY)?.execute(columns)?;
+    }
+    for (entry, body) in change.entries.iter().zip(&rows.entries) {
+        let command = entry.command.as_ref().map(CommandId::as_str);
+        let columns = params![entry.account.as_str(), column(entry.seq), command, body];
+        if !inserted(transaction.prepare_cached(INSERT_ENTRY)?.execute(columns))? {
+            return Ok(Committed::Exists);
+        }
+    }
+    write_session(transaction, &change.session, &rows.session)
+}
+
+fn write_account(
+    transaction: &Transaction<'_>,
+    expected: u64,
+    account: &Account,
+    body: &str,
+) -> Result<Committed, StoreError> {
+    let (version, id) = (column(account.version), account.id.as_str());
+    if expected == 0 {
+        let done = inserted(transaction.prepare_cached(INSERT_ACCOUNT)?.execute(params![version, body, id]))?;
+        return Ok(if done { Committed::Done } else { Committed::Exists });
+    }
+    let columns = params![version, body, id, column(expected)];
+    let updated = transaction.prepare_cached(UPDATE_ACCOUNT)?.execute(columns)?;
+    Ok(if updated == 1 { Committed::Done } else { Committed::Conflict })
+}
+
+fn write_session(
+    transaction: &Transaction<'_>,
+    change: &SessionChange,
+    body: &str,
+) -> Result<Committed, StoreError> {
+    match change {
+        SessionChange::None => Ok(Committed::Done),
+        SessionChange::New(new) => {
+            let held_at = column(new.held_at.as_millis());
+            let columns = params![new.account.as_str(), new.id.as_str(), held_at, new.state.is_open(), body];
+            let done = inserted(transaction.prepare_cached(INSERT_SESSION)?.execute(columns))?;
+            Ok(if done { Committed::Done } else { Committed::Exists })
+        }
+        SessionChange::Update(session) => {
+            let columns =
+                params![session.account.as_str(), session.id.as_str(), session.state.is_open(), body];
+            transaction.prepare_cached(UPDATE_SESSION)?.execute(columns)?;
+            Ok(Committed::Done)
+        }
+    }
+}
+
+/// Whether a row was inserted; if not, its key was taken.
+fn inserted(result: rusqlite::Result<usize>) -> Result<bool, StoreError> {
+    match result {
+        Err(rusqlite::Error::SqliteFailure(failure, _)) if failure.code == ErrorCode::ConstraintViolation => {
+            Ok(false)
+        }
+        result => Ok(result? == 1),
+    }
+}
+
+/// SQLite's integers are signed. Counters and milliseconds do not come near the difference.
+fn column(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+fn select_account(connection: &Connection, id: &AccountId) -> Result<Option<Account>, StoreError> {
+    let mut statement = connection.prepare_cached(SELECT_ACCOUNT)?;
+    let row = statement.query_row([id.as_str()], account_row).optional()?;
+    row.map(parse_account).transpose()
+}
+
+fn account_row(row: &Row<'_>) -> rusqlite::Result<(i64, String)> {
+    Ok((row.get(0)?, row.get(1)?))
+}
+
+fn parse_account((version, body): (i64, String)) -> Result<Account, StoreError> {
+    Ok(Account { version: version.cast_unsigned(), ..parse(&body)? })
+}
+
+fn select_principal(connection: &Connection, hash: Digest) -> Result<Option<Principal>, StoreError> {
+    let mut statement = connection.prepare_cached(SELECT_KEY)?;
+    let names = |row: &Row<'_>| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?));
+    let Some((account, key)) = statement.query_row([hash.as_bytes()], names).optional()? else {
+        return Ok(None);
+    };
+    let account = AccountId::try_from(account).map_err(|error| StoreError::Database(Box::new(error)))?;
+    let key = KeyId::try_from(key).map_err(|error| StoreError::Database(Box::new(error)))?;
+    Ok(Some(Principal { account, key }))
+}
+
+fn select_body<T: DeserializeOwned>(
+    connection: &Connection,
+    sql: &str,
+    keys: impl Params,
+) -> Result<Option<T>, StoreError> {
+    let mut statement = connection.prepare_cached(sql)?;
+    let body: Option<String> = statement.query_row(keys, |row| row.get(0)).optional()?;
+    body.map(|body| parse(&body)).transpose()
+}
+
+fn select_bodies<T: DeserializeOwned>(
+    connection: &Connection,
+    sql: &str,
+    keys: impl Params,
+) -> Result<Vec<T>, StoreError> {
+    let mut statement = connection.prepare_cached(sql)?;
+    let rows = statement.query_map(keys, |row| row.get::<_, String>(0))?;
+    rows.map(|body| parse(&body?)).collect()
+}
+
+fn parse<T: DeserializeOwned>(body: &str) -> Result<T, StoreError> {
+    serde_json::from_str(body).map_err(StoreError::Corrupt)
+}
+
+/// Replays a log inside one read transaction, so that account, log and sessions are of one moment.
+fn replay(reader: &Connection, id: &AccountId) -> Result<Option<Result<Verified, Fault>>, StoreError> {
+    let snapshot = reader.unchecked_transaction()?;
+    let Some(account) = select_account(&snapshot, id)? else {
+        return Ok(None);
+    };
+    let mut replay = Replay::default();
+    let mut statement = snapshot.prepare_cached(SELECT_LOG)?;
+    let mut rows = statement.query([id.as_str()])?;
+    while let Some(row) = rows.next()? {
+        let entry: Entry = parse(row.get_ref(0)?.as_str().map_err(rusqlite::Error::from)?)?;
+        if let Err(fault) = replay.entry(id, &entry) {
+            return Ok(Some(Err(fault)));
+        }
+    }
+    let open: u32 = snapshot.prepare_cached(COUNT_OPEN)?.query_row([id.as_str()], |row| row.get(0))?;
+    Ok(Some(replay.finish(&account, open)))
+}
+
+/// The disk thread's own descriptor and connection.
+struct WalDisk {
+    wal: File,
+    checkpointer: Connection,
+}
+
+impl WalDisk {
+    fn run(&self, checkpoint: &str) {
+        let result = self.checkpointer.query_row(checkpoint, [], |row| row.get::<_, i64>(0));
+        match result {
+            Ok(0) => {}
+            Ok(_) => tracing::debug!(checkpoint, "others held the ledger"),
+            Err(error) => tracing::warn!(checkpoint, %error, "the ledger's WAL could not be checkpointed"),
+        }
+    }
+}
+
+impl Disk for WalDisk {
+    fn sync(&mut self) -> io::Result<()> {
+        self.wal.sync_data()
+    }
+
+    /// The passive one does all the copying while commits go on; the one that empties the file stops them for
+    /// what little came in meanwhile.
+    fn checkpoint(&mut self) {
+        self.run("PRAGMA wal_checkpoint(PASSIVE)");
+        if self.wal.metadata().is_ok_and(|wal| wal.len() > WAL_LIMIT) {
+            self.run("PRAGMA wal_checkpoint(TRUNCATE)");
+        }
+    }
+}
+
+impl From<rusqlite::Error> for StoreError {
+    fn from(error: rusqlite::Error) -> Self {
+        match error.sqlite_error_code() {
+            Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => StoreError::Busy,
+            _ => StoreError::Database(Box::new(error)),
+        }
+    }
+}

@@ -1,0 +1,207 @@
+//! Listeners, permits, TLS, HTTP/1: from a connection to a request, and from its 101 to the session.
+//!
+//! Each edge thread has a runtime of its own and serves a connection from its accept to its end, so that a relayed byte
+//! never crosses threads. All threads accept from the same sockets.
+
+use std::convert::Infallible;
+use std::future::poll_fn;
+use std::io;
+use std::net::{SocketAddr, TcpListener as StdListener};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use rustls::ServerConfig;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, watch};
+use tokio::time::{sleep, timeout};
+use tokio_rustls::TlsAcceptor;
+use tracing::{debug, warn};
+
+use crate::serve::Gateway;
+use crate::session::{self, Admitted, Door};
+use crate::splice::Client;
+
+/// A TLS handshake takes two round trips; a client that needs longer than this is not one.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+/// From the first to the last byte of a request's header.
+const HEADER: Duration = Duration::from_secs(10);
+/// The largest header that is parsed. Cookies and long tokens fit.
+const HEADER_BYTES: usize = 32 * 1024;
+/// Connections of one thread, of which those without a session yet are bounded by their deadlines.
+const CONNECTIONS: usize = 16_384;
+/// After a failed accept (out of descriptors, mostly): long enough for some to be freed.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// The two doors of the edge, bound and not yet served.
+#[derive(Debug)]
+pub struct Doors {
+    plain: StdListener,
+    tls: Option<(StdListener, Arc<ServerConfig>)>,
+}
+
+impl Doors {
+    /// Binds the addresses. A port 0 takes a free one.
+    ///
+    /// # Errors
+    ///
+    /// An address that is in use or not this machine's.
+    pub fn bind(plain: SocketAddr, tls: Option<(SocketAddr, Arc<ServerConfig>)>) -> io::Result<Self> {
+        let plain = bind(plain)?;
+        let tls = match tls {
+            Some((address, config)) => Some((bind(address)?, config)),
+            None => None,
+        };
+        Ok(Self { plain, tls })
+    }
+
+    /// # Errors
+    ///
+    /// The system's.
+    pub fn addresses(&self) -> io::Result<(SocketAddr, Option<SocketAddr>)> {
+        let tls = self.tls.as_ref().map(|(listener, _)| listener.local_addr()).transpose()?;
+        Ok((self.plain.local_addr()?, tls))
+    }
+
+    /// The same doors for another thread.
+    ///
+    /// # Errors
+    ///
+    /// Out of descriptors.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        let tls = match &self.tls {
+            Some((listener, config)) => Some((listener.try_clone()?, Arc::clone(config))),
+            None => None,
+        };
+        Ok(Self { plain: self.plain.try_clone()?, tls })
+    }
+
+    /// Accepts at both doors until `closing` says so. What was accepted goes on.
+    ///
+    /// # Errors
+    ///
+    /// A listener that the reactor does not take.
+    pub async fn serve(self, gateway: Arc<Gateway>, closing: watch::Receiver<bool>) -> io::Result<()> {
+        let permits = Arc::new(Semaphore::new(CONNECTIONS));
+        let plain = TcpListener::from_std(self.plain)?;
+        let plain = accept(plain, None, Arc::clone(&gateway), Arc::clone(&permits), closing.clone());
+        match self.tls {
+            Some((listener, config)) => {
+                let acceptor = Some(TlsAcceptor::from(config));
+                let tls = accept(TcpListener::from_std(listener)?, acceptor, gateway, permits, closing);
+                tokio::join!(plain, tls);
+            }
+            None => plain.await,
+        }
+        Ok(())
+    }
+}
+
+fn bind(address: SocketAddr) -> io::Result<StdListener> {
+    let listener = StdListener::bind(address)
+        .map_err(|error| io::Error::new(error.kind(), format!("cannot listen on {address}: {error}")))?;
+    listener.set_nonblocking(true)?;
+    Ok(listener)
+}
+
+async fn accept(
+    listener: TcpListener,
+    tls: Option<TlsAcceptor>,
+    gateway: Arc<Gateway>,
+    permits: Arc<Semaphore>,
+    mut closing: watch::Receiver<bool>,
+) {
+    loop {
+        // The permit before the connection: what is not accepted waits in the kernel's bounded queue.
+        let permit = Arc::clone(&permits).acquire_owned().await.expect("nobody closes it");
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = told(&mut closing) => return,
+        };
+        match accepted {
+            Ok((stream, _)) => {
+                let (gateway, tls, closing) = (Arc::clone(&gateway), tls.clone(), closing.clone());
+                tokio::spawn(async move {
+                    serve_connection(&gateway, stream, tls, closing).await;
+                    drop(permit);
+                });
+            }
+            Err(error) => {
+                warn!(%error, "a connection could not be accepted");
+                sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+async fn serve_connection(
+    gateway: &Arc<Gateway>,
+    stream: TcpStream,
+    tls: Option<TlsAcceptor>,
+    closing: watch::Receiver<bool>,
+) {
+    // Without it a small reply waits for the acknowledgement of the one before.
+    if stream.set_nodelay(true).is_err() {
+        return;
+    }
+    let Some(tls) = tls else { return serve_http(gateway, Door::Plain, stream, closing).await };
+    match timeout(HANDSHAKE, tls.accept(stream)).await {
+        Ok(Ok(stream)) => serve_http(gateway, Door::Tls, stream, closing).await,
+        Ok(Err(error)) => debug!(%error, "a TLS handshake failed"),
+        Err(_) => debug!("a TLS handshake took too long"),
+    }
+}
+
+/// Answers requests until one is answered with a 101; then the connection is the session's.
+///
+/// hyper's own way to upgrade hands the connection to another task through a channel and a box; taking it back from the
+/// finished HTTP connection stays in this task.
+async fn serve_http<C: Client + 'static>(
+    gateway: &Arc<Gateway>,
+    door: Door,
+    stream: C,
+    mut closing: watch::Receiver<bool>,
+) {
+    let slot: Mutex<Option<Admitted>> = Mutex::new(None);
+    let service = service_fn(|request| {
+        Box::pin(async {
+            let (response, admitted) = session::admit(gateway, door, request).await;
+            *slot.lock().unwrap_or_else(PoisonError::into_inner) = admitted;
+            Ok::<_, Infallible>(response)
+        })
+    });
+    let mut connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER)
+        .max_buf_size(HEADER_BYTES)
+        .serve_connection(TokioIo::new(stream), service);
+    let served = tokio::select! {
+        served = poll_fn(|cx| connection.poll_without_shutdown(cx)) => served,
+        () = told(&mut closing) => {
+            std::pin::Pin::new(&mut connection).graceful_shutdown();
+            poll_fn(|cx| connection.poll_without_shutdown(cx)).await
+        }
+    };
+    let parts = connection.into_parts();
+    let admitted = slot.lock().unwrap_or_else(PoisonError::into_inner).take();
+    match (served, admitted) {
+        (Ok(()), Some(admitted)) => {
+            let early = parts.read_buf;
+            session::run(gateway, admitted, parts.io.into_inner(), early).await;
+        }
+        (Err(error), Some(admitted)) => {
+            debug!(%error, "a client left before its 101");
+            session::give_up(gateway, admitted).await;
+        }
+        (Err(error), None) => debug!(%error, "an HTTP connection failed"),
+        (Ok(()), None) => {}
+    }
+}
+
+/// Waits for the drain.
+async fn told(closing: &mut watch::Receiver<bool>) {
+    // The gateway, which holds the sender, outlives every connection.
+    let _ = closing.wait_for(|closing| *closing).await;
+}

@@ -1,0 +1,85 @@
+//! Credential → [`Principal`]. A key that was seen before costs no I/O; that it was not revoked since is for the hold to
+//! say, which asks the ledger anyway.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use billing::{Billing, Principal};
+use http::HeaderMap;
+use http::header::AUTHORIZATION;
+
+use crate::query::Query;
+use crate::refusal::Refusal;
+
+/// Names of headers that carry a key as they are: ours, and those that users of other services have in their code.
+const KEY_HEADERS: [&str; 4] = ["x-api-key", "x-bb-api-key", "steel-api-key", "anchor-api-key"];
+
+/// What every key begins with; tells which half of Basic credentials is the key.
+const KEY_PREFIX: &str = "ufb_";
+
+/// Finds the credential and whose it is. Headers win over the query.
+///
+/// # Errors
+///
+/// [`Refusal::NoCredential`], [`Refusal::BadCredential`], [`Refusal::LedgerAway`].
+pub async fn authenticate(
+    billing: &Billing,
+    headers: &HeaderMap,
+    query: &Query,
+) -> Result<Principal, Refusal> {
+    let credential = from_headers(headers).or_else(|| query.credential().map(str::to_owned));
+    let credential = credential.ok_or(Refusal::NoCredential)?;
+    match billing.authenticate(&credential).await {
+        Ok(Some(principal)) => Ok(principal),
+        Ok(None) => Err(Refusal::BadCredential),
+        Err(error) => {
+            tracing::warn!(%error, "a key could not be looked up");
+            Err(Refusal::LedgerAway)
+        }
+    }
+}
+
+fn from_headers(headers: &HeaderMap) -> Option<String> {
+    if let Some(authorization) = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok()) {
+        return from_authorization(authorization);
+    }
+    KEY_HEADERS.iter().find_map(|name| Some(headers.get(*name)?.to_str().ok()?.trim().to_owned()))
+}
+
+/// RFC 6750 and RFC 7617. The scheme's name is in any case.
+fn from_authorization(value: &str) -> Option<String> {
+    let (scheme, rest) = value.split_once(' ')?;
+    let rest = rest.trim();
+    if scheme.eq_ignore_ascii_case("bearer") {
+        return Some(rest.to_owned());
+    }
+    if !scheme.eq_ignore_ascii_case("basic") {
+        return None;
+    }
+    let pair = String::from_utf8(STANDARD.decode(rest).ok()?).ok()?;
+    let (user, password) = pair.split_once(':')?;
+    let key = if password.starts_with(KEY_PREFIX) { password } else { user };
+    Some(key.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn forms_of_authorization() {
+        let basic = |pair: &str| format!("Basic {}", STANDARD.encode(pair));
+        let cases = [
+            ("Bearer ufb_1".to_owned(), Some("ufb_1")),
+            ("bearer  ufb_1 ".to_owned(), Some("ufb_1")),
+            (basic("ufb_1:"), Some("ufb_1")),
+            (basic("anything:ufb_1"), Some("ufb_1")),
+            (basic("ufb_1:x"), Some("ufb_1")),
+            ("Basic !".to_owned(), None),
+            ("Digest x".to_owned(), None),
+            ("Bearer".to_owned(), None),
+        ];
+        for (value, key) in cases {
+            assert_eq!(from_authorization(&value).as_deref(), key, "{value}");
+        }
+    }
+}

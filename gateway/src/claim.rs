@@ -1,0 +1,65 @@
+//! Hold → browser: one that is warm, or one that is started while the client waits.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use billing::Session;
+use pool::{Lease, Unavailable};
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use crate::refusal::Refusal;
+use crate::serve::Gateway;
+use crate::settle;
+
+/// What a client that found the queue full or too slow is told to wait: about as long as a few browsers take to start.
+const COME_BACK: Duration = Duration::from_secs(2);
+
+/// Gets a browser for what is held. A hold that gets none is voided here, before the refusal is answered.
+///
+/// Dropping the future (the client hung up) while no browser is there gives the place in the queue up and voids the hold.
+///
+/// # Errors
+///
+/// [`Refusal::NoBrowser`].
+pub async fn claim(gateway: &Arc<Gateway>, held: Session) -> Result<(Lease, Session), Refusal> {
+    match gateway.pool.try_claim() {
+        Some(lease) => Ok((lease, held)),
+        None => wait(Arc::clone(gateway), held).await,
+    }
+}
+
+/// The waiting is a task of its own, so that the hold is voided whether or not the client stays to hear of it.
+async fn wait(gateway: Arc<Gateway>, held: Session) -> Result<(Lease, Session), Refusal> {
+    let (mut reply, answer) = oneshot::channel();
+    tokio::spawn(async move {
+        let deadline = Instant::now() + gateway.start_timeout;
+        let claimed = tokio::select! {
+            claimed = gateway.pool.claim(deadline) => claimed.map_err(refusal),
+            () = reply.closed() => return settle::void(&gateway, &held, "client left the queue").await,
+        };
+        match claimed {
+            Ok(lease) => {
+                if let Err(Ok((lease, held))) = reply.send(Ok((lease, held))) {
+                    lease.release();
+                    settle::void(&gateway, &held, "client left the queue").await;
+                }
+            }
+            Err(refusal) => {
+                settle::void(&gateway, &held, "no browser").await;
+                // The client may have left while the hold was voided.
+                let _ = reply.send(Err(refusal));
+            }
+        }
+    });
+    answer.await.unwrap_or(Err(Refusal::Draining))
+}
+
+fn refusal(unavailable: Unavailable) -> Refusal {
+    tracing::warn!(%unavailable, "a session found no browser");
+    match unavailable {
+        Unavailable::TimedOut | Unavailable::QueueFull => Refusal::NoBrowser { retry_after: COME_BACK },
+        Unavailable::Failing(wait) => Refusal::NoBrowser { retry_after: wait },
+        Unavailable::Closed => Refusal::Draining,
+    }
+}

@@ -1,0 +1,239 @@
+//! The command line: `serve`, `check`, and the operator's work on customers, keys and the audit log.
+//!
+//! Everything but `serve` works on the store directly, whether a server runs or not. Results go to stdout, with `--json`
+//! as one document; errors go to stderr with what to do next. Exit codes: 0 done, 64 the command or a setting is wrong,
+//! 1 it failed.
+
+mod audit;
+mod check;
+mod customer;
+mod key;
+mod output;
+mod store;
+
+#[cfg(test)]
+mod tests;
+
+use std::ffi::OsString;
+use std::io;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use billing::{AccountId, CommandId, KeyId, Micros};
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::{Config, Environment, Mistakes};
+
+use self::output::{Failure, Output};
+
+/// `EX_USAGE` of sysexits.h.
+const EXIT_USAGE: u8 = 64;
+
+/// What the arguments ask for.
+#[derive(Debug)]
+pub enum Invocation {
+    Serve(Serve),
+    Command(Command),
+}
+
+/// `ufbrowsers serve`, ready to be built.
+#[derive(Debug)]
+pub struct Serve {
+    pub config: Config,
+    /// Where the real addresses are written once the server can serve.
+    pub ready_file: Option<PathBuf>,
+}
+
+/// Any other command.
+#[derive(Debug)]
+pub struct Command {
+    action: Action,
+    json: bool,
+    config: Result<Config, Mistakes>,
+}
+
+/// Parses the arguments, the first of which is the program's name, and reads the settings.
+///
+/// # Errors
+///
+/// The code to exit with, after `--help`, or after what is wrong was written to stderr.
+pub fn parse(
+    args: impl IntoIterator<Item = OsString>,
+    env: &impl Environment,
+) -> Result<Invocation, ExitCode> {
+    let arguments = Arguments::try_parse_from(args).map_err(|error| {
+        // Help that nobody reads to its end is no failure.
+        let _ = error.print();
+        if error.use_stderr() { ExitCode::from(EXIT_USAGE) } else { ExitCode::SUCCESS }
+    })?;
+    let config = Config::load(arguments.config.as_deref(), env, &arguments.set);
+    let (action, json) = match arguments.verb {
+        Verb::Serve { ready_file } => {
+            let config = config.map_err(|mistakes| Failure::from(mistakes).report())?;
+            return Ok(Invocation::Serve(Serve { config, ready_file }));
+        }
+        Verb::Check { format } => (Action::Check, format.json),
+        Verb::Customer { action, format } => (Action::Customer(action), format.json),
+        Verb::Key { action, format } => (Action::Key(action), format.json),
+        Verb::Audit { customer, after, format } => (Action::Audit { customer, after }, format.json),
+    };
+    Ok(Invocation::Command(Command { action, json, config }))
+}
+
+impl Command {
+    /// Does what was asked for and prints the result. A command that is dropped half-way may have changed the ledger
+    /// already; only `customer credit` with a `--command-id` may be repeated without looking.
+    pub async fn run(self) -> ExitCode {
+        let mut output = Output::new(io::stdout().lock(), self.json);
+        match self.run_on(&mut output).await.and_then(|()| Ok(output.flush()?)) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(failure) => failure.report(),
+        }
+    }
+
+    async fn run_on(self, output: &mut Output<impl io::Write>) -> Result<(), Failure> {
+        match (self.action, self.config) {
+            (Action::Check, config) => check::run(config, output).await,
+            (_, Err(mistakes)) => Err(mistakes.into()),
+            (Action::Customer(action), Ok(config)) => customer::run(action, &config, output).await,
+            (Action::Key(action), Ok(config)) => key::run(action, &config, output).await,
+            (Action::Audit { customer, after }, Ok(config)) => {
+                audit::run(&customer, after, &config, output).await
+            }
+        }
+    }
+}
+
+#[derive(Debug)]
+enum Action {
+    Check,
+    Customer(CustomerAction),
+    Key(KeyAction),
+    Audit { customer: AccountId, after: u64 },
+}
+
+/// Browsers that are already running, behind one wss:// URL, billed exactly.
+#[derive(Debug, Parser)]
+#[command(name = "ufbrowsers", version)]
+struct Arguments {
+    /// The settings' file, in TOML.
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// One setting; wins over the environment (UFB_SECTION_KEY) and the file. May be repeated.
+    #[arg(long, global = true, value_name = "SECTION.KEY=VALUE", value_parser = setting)]
+    set: Vec<(String, String)>,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Run the gateway.
+    Serve {
+        /// Write the real addresses there, as JSON, once the gateway can serve.
+        #[arg(long, value_name = "FILE")]
+        ready_file: Option<PathBuf>,
+    },
+    /// Read all settings, report every mistake, and try what they point at.
+    Check {
+        #[command(flatten)]
+        format: Format,
+    },
+    /// Customers and their money.
+    Customer {
+        #[command(flatten)]
+        format: Format,
+        #[command(subcommand)]
+        action: CustomerAction,
+    },
+    /// Customers' API keys.
+    Key {
+        #[command(flatten)]
+        format: Format,
+        #[command(subcommand)]
+        action: KeyAction,
+    },
+    /// A customer's audit log, and whether it is intact.
+    Audit {
+        customer: AccountId,
+        /// Only the entries after this one.
+        #[arg(long, value_name = "SEQ", default_value_t = 0)]
+        after: u64,
+        #[command(flatten)]
+        format: Format,
+    },
+}
+
+#[derive(Debug, Args)]
+struct Format {
+    /// Print one JSON document.
+    #[arg(long, global = true)]
+    json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum CustomerAction {
+    /// Open an account and print its first API key.
+    Create {
+        #[arg(long)]
+        email: String,
+        /// The name of a plan: starter, professional, enterprise, or one of your own.
+        #[arg(long)]
+        plan: String,
+        /// Make a prepaid account with this balance, in micro-dollars.
+        #[arg(long, value_name = "MICROS", value_parser = micros)]
+        prepaid: Option<Micros>,
+        /// The account's id; random where it is left out.
+        #[arg(long)]
+        id: Option<AccountId>,
+    },
+    /// All customers.
+    List,
+    /// One customer: money, keys, the latest sessions.
+    Show { id: AccountId },
+    /// Add to a customer's balance.
+    Credit {
+        id: AccountId,
+        /// In micro-dollars: 1000000 is one dollar.
+        #[arg(value_name = "MICROS", value_parser = micros)]
+        amount: Micros,
+        /// Names this credit, so that repeating it changes nothing.
+        #[arg(long, value_name = "ID")]
+        command_id: Option<CommandId>,
+    },
+    /// Refuse the customer's new sessions; running ones go on.
+    Suspend {
+        id: AccountId,
+        /// Let it start sessions again.
+        #[arg(long)]
+        lift: bool,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum KeyAction {
+    /// Make a key and print it.
+    Create {
+        customer: AccountId,
+        /// What the customer calls it.
+        #[arg(long, default_value = "unnamed")]
+        label: String,
+    },
+    /// A customer's keys, without their secrets.
+    List { customer: AccountId },
+    /// Refuse a key from its next session on.
+    Revoke { customer: AccountId, key: KeyId },
+}
+
+fn setting(text: &str) -> Result<(String, String), &'static str> {
+    let (name, value) = text.split_once('=').ok_or("write it as SECTION.KEY=VALUE")?;
+    Ok((name.trim().to_owned(), value.to_owned()))
+}
+
+fn micros(text: &str) -> Result<Micros, String> {
+    text.parse()
+        .ok()
+        .map(Micros::new)
+        .filter(|amount| *amount <= Micros::MAX)
+        .ok_or_else(|| format!("give a whole number of micro-dollars up to {}", Micros::MAX.get()))
+}

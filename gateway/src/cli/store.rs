@@ -1,0 +1,53 @@
+//! From the settings to the ledger, and from its errors to words that name the next command.
+
+use std::time::SystemTime;
+
+use billing::{Account, AccountId, Billing, Error, Limits, Refused, StoreError, Timestamp};
+
+use crate::config::Config;
+
+use super::output::Failure;
+
+pub(super) fn open(config: &Config) -> Result<Billing, StoreError> {
+    let limits = Limits { refunds_per_day: config.session.refunds_per_day };
+    Billing::open(&config.store, config.plans.clone(), limits)
+}
+
+pub(super) fn now() -> Timestamp {
+    SystemTime::now().into()
+}
+
+/// The customer's account.
+pub(super) async fn account(billing: &Billing, id: &AccountId) -> Result<Account, Failure> {
+    billing.account(id).await?.ok_or_else(|| Error::NoAccount.into())
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Self {
+        Self::Failed(format!("{}; `ufbrowsers check` tells more", with_causes(&error)))
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        let next = match error {
+            Error::Store(error) => return error.into(),
+            Error::NoAccount => "`ufbrowsers customer list` shows which there are",
+            Error::AccountExists => "choose another --id, or `ufbrowsers customer show ID` for this one",
+            Error::Refused(Refused::NoKey) => "`ufbrowsers key list CUSTOMER` shows which it has",
+            Error::Refused(Refused::TooManyKeys) => "`ufbrowsers key revoke CUSTOMER KEY` makes room",
+            Error::Refused(Refused::ExistsDifferent) => "choose another --command-id",
+            Error::Refused(Refused::Text { .. } | Refused::OutOfRange | Refused::State(_))
+            | Error::NoSession
+            | Error::NoPlan(_) => "nothing was changed",
+            Error::Fault(_) => "keep the store as it is and find out who wrote to it",
+        };
+        Self::Failed(format!("{error}; {next}"))
+    }
+}
+
+/// An error and what is behind it.
+pub(super) fn with_causes(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}

@@ -1,0 +1,281 @@
+use std::fs;
+use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt as _;
+
+use billing::{End, GatewayId, Outcome, SessionId, Timestamp};
+use clap::CommandFactory as _;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use super::*;
+
+/// A store of its own, and an environment that points at it.
+struct Operator(TempDir);
+
+impl Environment for Operator {
+    fn vars(&self) -> Vec<(String, String)> {
+        let url = format!("sqlite:{}", self.0.path().join("ledger.db").display());
+        vec![("UFB_STORE_URL".to_owned(), url)]
+    }
+}
+
+impl Operator {
+    fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    fn config(&self) -> Config {
+        Config::load(None, self, &[]).unwrap()
+    }
+
+    /// What the command prints, and whether it succeeds.
+    async fn types(&self, line: &str) -> (String, Result<(), Failure>) {
+        let words = ["ufbrowsers"].into_iter().chain(line.split_whitespace()).map(OsString::from);
+        let Ok(Invocation::Command(command)) = parse(words, self) else { panic!("{line} is no command") };
+        let mut printed = Vec::new();
+        let mut output = Output::new(&mut printed, command.json);
+        let result = command.run_on(&mut output).await;
+        output.flush().unwrap();
+        drop(output);
+        (String::from_utf8(printed).unwrap(), result)
+    }
+
+    async fn text(&self, line: &str) -> String {
+        let (printed, result) = self.types(line).await;
+        result.expect(line);
+        printed
+    }
+
+    async fn json(&self, line: &str) -> Value {
+        serde_json::from_str(&self.text(&format!("{line} --json")).await).unwrap()
+    }
+
+    async fn failure(&self, line: &str) -> String {
+        self.types(line).await.1.expect_err(line).to_string()
+    }
+}
+
+const CREATE: &str = "customer create --email a@example.com --id acme";
+
+#[test]
+fn the_arguments_are_consistent() {
+    Arguments::command().debug_assert();
+}
+
+#[test]
+fn a_wrong_command_line_is_a_usage_error() {
+    let lines = [
+        "",
+        "fly",
+        "serve --json",
+        "serve --set edge.listen",
+        "customer credit acme 0.5",
+        "customer credit acme 1000000000000000",
+        "customer show a/b",
+        "audit",
+    ];
+    for line in lines {
+        let words = ["ufbrowsers"].into_iter().chain(line.split_whitespace()).map(OsString::from);
+        let code = parse(words, &Operator::new()).expect_err(line);
+        assert_eq!(format!("{code:?}"), format!("{:?}", ExitCode::from(64)), "{line}");
+    }
+}
+
+#[test]
+fn serve_gets_its_settings() {
+    let words = ["ufbrowsers", "serve", "--ready-file", "r", "--set", "edge.listen=127.0.0.1:0"];
+    let parsed = parse(words.map(OsString::from), &Operator::new());
+    let Ok(Invocation::Serve(serve)) = parsed else { panic!("not serve") };
+    assert_eq!(serve.config.edge.listen.port(), 0);
+    assert_eq!(serve.ready_file, Some(PathBuf::from("r")));
+}
+
+#[tokio::test]
+async fn a_customer_is_created_with_a_key_that_works() {
+    let operator = Operator::new();
+    let created = operator.json(&format!("{CREATE} --plan starter")).await;
+    assert_eq!(created["customerId"], "acme");
+    let billing = store::open(&operator.config()).unwrap();
+    let principal = billing.authenticate(created["apiKey"].as_str().unwrap()).await.unwrap().unwrap();
+    assert_eq!(principal.account.as_str(), "acme");
+}
+
+#[tokio::test]
+async fn creating_says_what_to_do_next() {
+    let text = Operator::new().text(&format!("{CREATE} --plan starter --prepaid 100000")).await;
+    for words in ["balance $0.10", "shown once", "connectOverCDP('ws://127.0.0.1:3000/?token=ufb_"] {
+        assert!(text.contains(words), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn an_unknown_plan_is_answered_with_those_there_are() {
+    let failure = Operator::new().failure(&format!("{CREATE} --plan gold")).await;
+    assert_eq!(failure, "there is no plan `gold`; choose one of enterprise, professional, starter");
+}
+
+#[tokio::test]
+async fn an_unknown_customer_is_answered_with_the_next_command() {
+    let operator = Operator::new();
+    let lines = [
+        "customer show nobody",
+        "customer credit nobody 1",
+        "customer suspend nobody",
+        "key create nobody",
+        "key list nobody",
+        "key revoke nobody k",
+        "audit nobody",
+    ];
+    for line in lines {
+        let failure = operator.failure(line).await;
+        assert!(failure.contains("ufbrowsers customer list"), "{line}: {failure}");
+    }
+}
+
+#[tokio::test]
+async fn a_credit_that_is_repeated_counts_once() {
+    let operator = Operator::new();
+    operator.text(&format!("{CREATE} --plan starter --prepaid 0")).await;
+    for _ in 0..2 {
+        let account = operator.json("customer credit acme 1500000 --command-id c1").await;
+        assert_eq!(account["balanceMicros"], 1_500_000);
+        assert_eq!(account["balance"], json!(1.5));
+        assert_eq!(account["commandId"], "c1");
+    }
+}
+
+#[tokio::test]
+async fn a_suspension_is_lifted() {
+    let operator = Operator::new();
+    operator.text(&format!("{CREATE} --plan starter")).await;
+    assert_eq!(operator.json("customer suspend acme").await["status"], "suspended");
+    assert_eq!(operator.json("customer suspend acme --lift").await["status"], "active");
+}
+
+#[tokio::test]
+async fn keys_are_listed_without_their_secrets() {
+    let operator = Operator::new();
+    operator.text(&format!("{CREATE} --plan starter")).await;
+    let created = operator.json("key create acme --label ci").await;
+    let (id, secret) = (created["keyId"].as_str().unwrap(), created["apiKey"].as_str().unwrap());
+    assert!(secret.starts_with("ufb_"));
+    operator.text(&format!("key revoke acme {id}")).await;
+    let listed = operator.json("key list acme").await;
+    let key = listed["keys"].as_array().unwrap().iter().find(|key| key["keyId"] == id).unwrap();
+    assert_eq!(key["label"], "ci");
+    assert!(key["revokedAt"].is_string());
+    assert!(!listed.to_string().contains("ufb_"));
+    let failure = operator.failure("key revoke acme nothing").await;
+    assert!(failure.contains("ufbrowsers key list CUSTOMER"), "{failure}");
+}
+
+#[tokio::test]
+async fn a_lost_session_is_shown_with_its_cause() {
+    let operator = Operator::new();
+    let created = operator.json(&format!("{CREATE} --plan starter")).await;
+    let billing = store::open(&operator.config()).unwrap();
+    let who = billing.authenticate(created["apiKey"].as_str().unwrap()).await.unwrap().unwrap();
+    let (id, start) = ("s1".parse::<SessionId>().unwrap(), store::now());
+    billing.hold(&who, id.clone(), &GatewayId::random(), start).await.unwrap();
+    billing.begin(&who.account, &id, start, start).await.unwrap();
+    let at = Timestamp::from_millis(start.as_millis() + 1_250);
+    let end = End { at, outcome: Outcome::Lost { cause: "crashed" }, up_bytes: 1, down_bytes: 2 };
+    billing.post(&who.account, &id, end, at).await.unwrap();
+
+    let session = &operator.json("customer show acme").await["sessions"][0];
+    assert_eq!(
+        (&session["duration"], &session["cause"], &session["chargedMicros"], &session["refunded"]),
+        (&json!(1_250), &json!("crashed"), &json!(0), &json!(true))
+    );
+    let text = operator.text("customer show acme").await;
+    assert!(text.contains("posted  1.250 s   $0       crashed  lost, refunded"), "{text}");
+}
+
+#[tokio::test]
+async fn the_list_is_aligned() {
+    let operator = Operator::new();
+    assert!(operator.text("customer list").await.contains("ufbrowsers customer create"));
+    operator.text(&format!("{CREATE} --plan professional")).await;
+    assert_eq!(
+        operator.text("customer list").await,
+        "CUSTOMER  EMAIL          PLAN          TYPE          STATUS  BALANCE  INCLUDED  RUNNING\n\
+         acme      a@example.com  professional  subscription  active  $0       5000      0\n"
+    );
+}
+
+#[tokio::test]
+async fn the_audit_log_is_printed_and_verified() {
+    let operator = Operator::new();
+    operator.text(&format!("{CREATE} --plan starter --prepaid 1000000")).await;
+    operator.text("customer credit acme 500000").await;
+    let audit = operator.json("audit acme").await;
+    let entries = audit["entries"].as_array().unwrap();
+    assert_eq!(audit["verified"]["ok"], true);
+    assert_eq!(audit["verified"]["entries"], entries.len());
+    assert_eq!(audit["verified"]["balanceMicros"], 1_500_000);
+    let rest = operator.json("audit acme --after 1").await;
+    assert_eq!(rest["entries"].as_array().unwrap().len(), entries.len() - 1);
+    let text = operator.text("audit acme").await;
+    assert!(text.contains("+$0.50         $1.50"), "{text}");
+    assert!(text.contains("✓ all "), "{text}");
+}
+
+#[tokio::test]
+async fn check_reports_every_mistake_at_once() {
+    let line = "check --json --set edge.listen=here --set log.level=loud";
+    let (printed, result) = Operator::new().types(line).await;
+    let report: Value = serde_json::from_str(&printed).unwrap();
+    let names: Vec<_> = report["checks"].as_array().unwrap().iter().map(|check| &check["name"]).collect();
+    assert_eq!(names, ["edge.listen", "log.level"]);
+    let problem = &report["checks"][0]["problem"];
+    assert_eq!(problem, "`here` is not an IP address with a port (UFB_EDGE_LISTEN, by --set)");
+    assert!(matches!(result, Err(Failure::Printed(64))));
+}
+
+#[tokio::test]
+async fn check_tries_what_the_settings_point_at() {
+    let operator = Operator::new();
+    let browser = operator.0.path().join("chromium");
+    fs::write(&browser, "#!/bin/sh\nexit 0\n").unwrap();
+    fs::set_permissions(&browser, fs::Permissions::from_mode(0o755)).unwrap();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let line = format!(
+        "check --set pool.process.binary={} --set edge.listen={} --set admin.listen=127.0.0.1:0 \
+         --set edge.tls_listen=127.0.0.1:0 --set edge.tls_cert=/nonexistent --set edge.tls_key=/nonexistent",
+        browser.display(),
+        taken.local_addr().unwrap()
+    );
+    let (printed, result) = operator.types(&line).await;
+    let starts: Vec<_> = printed.lines().map(|line| line.chars().take(22).collect::<String>()).collect();
+    let starts: Vec<_> =
+        starts.iter().map(|start| start.trim_end()).filter(|start| !start.is_empty()).collect();
+    assert_eq!(
+        starts,
+        [
+            "✓ settings",
+            "✓ store.url",
+            "✗ edge.listen",
+            "✓ edge.tls_listen",
+            "✓ admin.listen",
+            "✗ edge.tls_cert",
+            "✗ pool.process.binary",
+        ],
+        "{printed}"
+    );
+    assert!(printed.contains("is a script"), "{printed}");
+    assert!(matches!(result, Err(Failure::Printed(64))));
+}
+
+#[tokio::test]
+async fn check_reaches_the_endpoints() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let line = format!(
+        "check --set pool.provider=fixed --set pool.fixed.endpoints=ws://{address}/x?token=hunter2 \
+         --set edge.listen=127.0.0.1:0 --set admin.listen=127.0.0.1:0"
+    );
+    let text = Operator::new().text(&line).await;
+    assert!(text.contains(&format!("ws://{address} answers")) && !text.contains("hunter2"), "{text}");
+    drop(listener);
+    assert!(matches!(Operator::new().types(&line).await.1, Err(Failure::Printed(64))));
+}

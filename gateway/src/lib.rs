@@ -1,0 +1,30 @@
+//! The gateway: one `wss://` URL, and behind it a browser that was already running.
+//!
+//! A connection is [accepted](accept) on one of two doors; its request carries a credential, which is
+//! [authenticated](authenticate); the price of a session is [held](hold) on the ledger; a warm browser is
+//! [claimed](claim) from the pool; the request is [upgraded](upgrade) by an answer that is made here; bytes are
+//! [spliced](splice) between the two sockets while started minutes are [metered](meter); and every way out passes
+//! through [`settle`]. [`session`] calls these in that order.
+
+pub mod config;
+pub mod cli;
+
+pub mod serve;
+pub mod accept;
+pub mod tls;
+pub mod session;
+pub mod query;
+pub mod authenticate;
+pub mod places;
+pub mod hold;
+pub mod claim;
+pub mod upgrade;
+pub mod splice;
+pub mod frame;
+pub mod meter;
+pub mod settle;
+pub mod sessions;
+pub mod refusal;
+pub mod clock;
+pub mod drain;
+pub mod admin;

@@ -1,0 +1,300 @@
+//! Every no: before the 101 a plain HTTP answer, after it a close frame. One closed enum each.
+
+use std::time::Duration;
+
+use billing::Micros;
+use bytes::Bytes;
+use http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER, SEC_WEBSOCKET_VERSION, WWW_AUTHENTICATE};
+use http::{HeaderValue, Response, StatusCode};
+use http_body_util::Full;
+use serde_json::{Map, Value, json};
+
+/// When nothing tells how long a shortage lasts, a client may come back after this.
+const SOON: Duration = Duration::from_secs(1);
+
+/// Why a request gets no session.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Refusal {
+    /// Nothing is served there.
+    NotFound,
+    /// Something is served there, by GET alone.
+    MethodNotAllowed,
+    /// It did not ask for a WebSocket.
+    NotWebSocket,
+    /// It asked for a version of the protocol other than 13.
+    WebSocketVersion,
+    /// The WebSocket request lacks a key or has a wrong one.
+    WebSocketKey,
+    /// A query parameter that nobody knows.
+    UnknownParameter(String),
+    /// No credential.
+    NoCredential,
+    /// A credential that is none, or was revoked.
+    BadCredential,
+    Suspended,
+    Money {
+        balance: Micros,
+        required: Micros,
+        top_up_url: String,
+    },
+    OverageCap {
+        balance: Micros,
+        required: Micros,
+        cap: Micros,
+        top_up_url: String,
+    },
+    Concurrency {
+        limit: u32,
+        plan: String,
+    },
+    /// No browser in time.
+    NoBrowser {
+        retry_after: Duration,
+    },
+    /// As many sessions as this gateway has descriptors for.
+    Full,
+    /// The ledger cannot be reached.
+    LedgerAway,
+    Draining,
+}
+
+/// What a refusal is to a program.
+struct Form {
+    status: StatusCode,
+    /// Stable; also the label of the metric.
+    code: &'static str,
+    title: &'static str,
+}
+
+impl Refusal {
+    fn form(&self) -> Form {
+        let (status, code, title) = match self {
+            Self::NotFound => (StatusCode::NOT_FOUND, "not_found", "Nothing is served at this path"),
+            Self::MethodNotAllowed => {
+                (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "This path takes GET only")
+            }
+            Self::NotWebSocket => {
+                (StatusCode::UPGRADE_REQUIRED, "not_websocket", "This path takes WebSocket connections only")
+            }
+            Self::WebSocketVersion => (
+                StatusCode::UPGRADE_REQUIRED,
+                "websocket_version",
+                "Only WebSocket version 13 is spoken here",
+            ),
+            Self::WebSocketKey => {
+                (StatusCode::BAD_REQUEST, "websocket_key", "Sec-WebSocket-Key must be 16 bytes in base64")
+            }
+            Self::UnknownParameter(_) => {
+                (StatusCode::BAD_REQUEST, "unknown_parameter", "The query has an unknown parameter")
+            }
+            Self::NoCredential => (StatusCode::UNAUTHORIZED, "no_credential", "An API key is needed"),
+            Self::BadCredential => (StatusCode::UNAUTHORIZED, "bad_credential", "The API key is not valid"),
+            Self::Suspended => (StatusCode::FORBIDDEN, "suspended", "The account is suspended"),
+            Self::Money { .. } => {
+                (StatusCode::PAYMENT_REQUIRED, "insufficient_balance", "The balance does not cover a session")
+            }
+            Self::OverageCap { .. } => {
+                (StatusCode::PAYMENT_REQUIRED, "overage_cap", "The overage of this period is used up")
+            }
+            Self::Concurrency { .. } => {
+                (StatusCode::TOO_MANY_REQUESTS, "concurrency_limit", "Too many sessions at a time")
+            }
+            Self::NoBrowser { .. } => {
+                (StatusCode::SERVICE_UNAVAILABLE, "no_browser", "No browser became free in time")
+            }
+            Self::Full => (StatusCode::SERVICE_UNAVAILABLE, "full", "This gateway serves no further session"),
+            Self::LedgerAway => {
+                (StatusCode::SERVICE_UNAVAILABLE, "ledger_away", "The ledger cannot be reached")
+            }
+            Self::Draining => (StatusCode::SERVICE_UNAVAILABLE, "draining", "This gateway is shutting down"),
+        };
+        Form { status, code, title }
+    }
+
+    fn detail(&self) -> String {
+        match self {
+            Self::NotFound => "connect to `/`, `/chromium` or `/chrome`".to_owned(),
+            Self::MethodNotAllowed => "use GET".to_owned(),
+            Self::NotWebSocket => {
+                "send `Connection: Upgrade` and `Upgrade: websocket`, with a ws:// or wss:// URL".to_owned()
+            }
+            Self::WebSocketVersion => "send `Sec-WebSocket-Version: 13`".to_owned(),
+            Self::WebSocketKey => "use a WebSocket client library".to_owned(),
+            Self::UnknownParameter(name) => format!("there is no parameter `{name}`; leave it out"),
+            Self::NoCredential => {
+                "send the key as `Authorization: Bearer KEY`, as `x-api-key: KEY`, or as `?token=KEY`"
+                    .to_owned()
+            }
+            Self::BadCredential => "check the key; a revoked one does not come back".to_owned(),
+            Self::Suspended => "ask the operator of this service".to_owned(),
+            Self::Money { balance, required, .. } => format!("{balance} is there, {required} is needed"),
+            Self::OverageCap { balance, required, cap, .. } => {
+                format!("{balance} is there, {required} is needed, and overage ends at {cap}")
+            }
+            Self::Concurrency { limit, plan } => {
+                format!("the plan {plan} allows {limit} sessions at a time; end one or change the plan")
+            }
+            Self::NoBrowser { .. } | Self::Full | Self::LedgerAway | Self::Draining => {
+                "nothing was charged; try again".to_owned()
+            }
+        }
+    }
+
+    /// What a program needs beside the code.
+    fn fields(&self) -> Map<String, Value> {
+        let fields = match self {
+            Self::UnknownParameter(name) => json!({ "parameter": name }),
+            Self::Money { balance, required, top_up_url } => money_fields(*balance, *required, top_up_url),
+            Self::OverageCap { balance, required, top_up_url, .. } => {
+                money_fields(*balance, *required, top_up_url)
+            }
+            Self::Concurrency { limit, plan } => json!({ "limit": limit, "plan": plan }),
+            _ => return Map::new(),
+        };
+        let Value::Object(fields) = fields else { unreachable!("each of these is an object") };
+        fields
+    }
+
+    fn header(&self) -> Option<(http::HeaderName, HeaderValue)> {
+        let seconds = |wait: Duration| HeaderValue::from(wait.as_secs().max(1));
+        Some(match self {
+            Self::MethodNotAllowed => (ALLOW, HeaderValue::from_static("GET")),
+            Self::NotWebSocket => (http::header::UPGRADE, HeaderValue::from_static("websocket")),
+            Self::WebSocketVersion => (SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13")),
+            Self::NoCredential | Self::BadCredential => {
+                (WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"ufbrowsers\""))
+            }
+            Self::NoBrowser { retry_after } => (RETRY_AFTER, seconds(*retry_after)),
+            Self::Concurrency { .. } | Self::Full | Self::LedgerAway | Self::Draining => {
+                (RETRY_AFTER, seconds(SOON))
+            }
+            _ => return None,
+        })
+    }
+
+    /// The answer, counted. `application/problem+json` (RFC 9457).
+    pub fn into_response(self) -> Response<Full<Bytes>> {
+        let Form { status, code, title } = self.form();
+        metrics::counter!("ufb_gateway_refusals_total", "code" => code).increment(1);
+        let mut body = self.fields();
+        body.insert("type".into(), "about:blank".into());
+        body.insert("title".into(), title.into());
+        body.insert("status".into(), status.as_u16().into());
+        body.insert("code".into(), code.into());
+        body.insert("detail".into(), self.detail().into());
+        let mut response = Response::new(Full::from(Value::Object(body).to_string()));
+        *response.status_mut() = status;
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        headers.extend(self.header());
+        response
+    }
+
+    /// For the log.
+    pub fn code(&self) -> &'static str {
+        self.form().code
+    }
+}
+
+fn money_fields(balance: Micros, required: Micros, top_up_url: &str) -> Value {
+    json!({
+        "currentBalance": balance.dollars(),
+        "currentBalanceMicros": balance.get(),
+        "requiredBalance": required.dollars(),
+        "requiredBalanceMicros": required.get(),
+        "topUpUrl": top_up_url,
+    })
+}
+
+/// Why a session ends, as its client is told (RFC 6455, section 7.4; 4000 and up are ours).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Close {
+    /// The browser was closed by its client.
+    Done,
+    Draining,
+    /// The client broke the WebSocket protocol.
+    Protocol,
+    TooBig,
+    /// The browser was lost.
+    Lost,
+    /// Something of ours failed that may work again.
+    TryAgain,
+    BalanceUsedUp,
+}
+
+impl Close {
+    /// The close code.
+    #[must_use]
+    pub fn code(self) -> u16 {
+        match self {
+            Self::Done => 1000,
+            Self::Draining => 1001,
+            Self::Protocol => 1002,
+            Self::TooBig => 1009,
+            Self::Lost => 1011,
+            Self::TryAgain => 1013,
+            Self::BalanceUsedUp => 4402,
+        }
+    }
+
+    /// The reason: at most 123 bytes, so that it fits a control frame.
+    #[must_use]
+    pub fn reason(self) -> &'static str {
+        match self {
+            Self::Done => "the browser was closed",
+            Self::Draining => "the gateway is shutting down; connect again",
+            Self::Protocol => "a frame broke the WebSocket protocol",
+            Self::TooBig => "a message was over 99 MB",
+            Self::Lost => "the browser was lost; the session is refunded within the daily limit",
+            Self::TryAgain => "the next minute could not be set aside; connect again",
+            Self::BalanceUsedUp => "the balance does not cover the next minute",
+        }
+    }
+
+    /// What the record and the metrics call it.
+    #[must_use]
+    pub fn cause(self) -> &'static str {
+        match self {
+            Self::Done => "browser closed",
+            Self::Draining => "gateway draining",
+            Self::Protocol => "protocol error",
+            Self::TooBig => "message too big",
+            Self::Lost => "browser lost",
+            Self::TryAgain => "ledger away",
+            Self::BalanceUsedUp => "balance used up",
+        }
+    }
+
+    /// The frame that says so, unmasked as a server's frames are.
+    #[must_use]
+    pub fn frame(self) -> Vec<u8> {
+        let reason = self.reason().as_bytes();
+        let length = u8::try_from(reason.len() + 2).expect("reasons are short literals");
+        let mut frame = vec![0x88, length];
+        frame.extend(self.code().to_be_bytes());
+        frame.extend(reason);
+        frame
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_close_frame_is_a_control_frame() {
+        for close in [
+            Close::Done,
+            Close::Draining,
+            Close::Protocol,
+            Close::TooBig,
+            Close::Lost,
+            Close::TryAgain,
+            Close::BalanceUsedUp,
+        ] {
+            let frame = close.frame();
+            assert_eq!(frame.len(), 2 + usize::from(frame[1]));
+            assert!(frame[1] <= 125, "{close:?}");
+        }
+    }
+}

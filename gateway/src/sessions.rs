@@ -1,0 +1,109 @@
+//! The live sessions: who they are, what they have passed so far, and how to end them from outside.
+
+use std::fmt;
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, OnceLock};
+use std::task::Context;
+
+use billing::{AccountId, SessionId, Terms, Timestamp};
+use dashmap::DashMap;
+use futures_util::task::AtomicWaker;
+use tokio::time::Instant;
+
+use crate::refusal::Close;
+
+/// A session between its 101 and its end.
+pub struct Live {
+    pub account: AccountId,
+    pub id: SessionId,
+    pub terms: Terms,
+    /// When its 101 was sent: minutes count from here, by a clock that nobody sets.
+    pub begun: Instant,
+    /// The same moment for the record.
+    pub begun_at: Timestamp,
+    /// From the client to the browser.
+    pub up_bytes: AtomicU64,
+    /// From the browser to the client.
+    pub down_bytes: AtomicU64,
+    end: OnceLock<Close>,
+    waker: AtomicWaker,
+}
+
+impl Live {
+    #[must_use]
+    pub fn new(account: AccountId, id: SessionId, terms: Terms, begun_at: Timestamp) -> Self {
+        Self {
+            account,
+            id,
+            terms,
+            begun: Instant::now(),
+            begun_at,
+            up_bytes: AtomicU64::new(0),
+            down_bytes: AtomicU64::new(0),
+            end: OnceLock::new(),
+            waker: AtomicWaker::new(),
+        }
+    }
+
+    /// Ends it in an orderly way. The first one who says so gives the reason.
+    pub fn end(&self, close: Close) {
+        let _ = self.end.set(close);
+        self.waker.wake();
+    }
+
+    /// Whether somebody ended it; otherwise the task is woken when somebody does. One task waits.
+    pub(crate) fn poll_end(&self, cx: &mut Context<'_>) -> Option<Close> {
+        let ended = self.end.get().copied();
+        if ended.is_some() {
+            return ended;
+        }
+        self.waker.register(cx.waker());
+        // It may have been set before the waker was there.
+        self.end.get().copied()
+    }
+}
+
+impl fmt::Debug for Live {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Live").field("account", &self.account).field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+/// All live sessions of this gateway.
+#[derive(Debug, Default)]
+pub struct Sessions {
+    live: DashMap<(AccountId, SessionId), Arc<Live>>,
+}
+
+impl Sessions {
+    pub fn insert(&self, live: &Arc<Live>) {
+        self.live.insert((live.account.clone(), live.id.clone()), Arc::clone(live));
+        metrics::gauge!("ufb_gateway_live_sessions").increment(1.0);
+    }
+
+    pub fn remove(&self, live: &Live) {
+        self.live.remove(&(live.account.clone(), live.id.clone()));
+        metrics::gauge!("ufb_gateway_live_sessions").decrement(1.0);
+    }
+
+    #[must_use]
+    pub fn contains(&self, live: &Live) -> bool {
+        self.live.contains_key(&(live.account.clone(), live.id.clone()))
+    }
+
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.live.len()
+    }
+
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.live.is_empty()
+    }
+
+    pub fn end_all(&self, close: Close) {
+        for live in &self.live {
+            live.end(close);
+        }
+    }
+}

@@ -1,0 +1,399 @@
+//! Bytes both ways between a client and its browser. Knows no money, no HTTP, and of WebSocket only where frames end.
+//!
+//! Both sides speak the same frames (a client's are masked, a browser takes them masked), so what is read from one side is
+//! written to the other as it is, from one buffer that all sessions of a thread share. Only what the other side does not
+//! take at once is kept, and then nothing more is read: a session holds at most one buffer's worth in each direction, and
+//! none at all while it is quiet.
+
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::{Sleep, sleep, timeout};
+
+use crate::frame::{Sender, Tracker, Violation};
+use crate::refusal::Close;
+use crate::sessions::Live;
+
+/// The read buffer of a thread. What one read brings of a large message; beyond this size throughput no longer grows.
+const BUFFER: usize = 128 * 1024;
+/// How long the rest of a frame may take, and the browser's answer to a close frame, before the connection is given up.
+const GRACE: Duration = Duration::from_secs(2);
+/// How long a client that was sent a close frame may take to hang up.
+const LINGER: Duration = Duration::from_secs(1);
+
+thread_local! {
+    static SHARED: RefCell<Vec<u8>> = RefCell::new(vec![0; BUFFER]);
+}
+
+/// The end of a splice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ended {
+    pub up_bytes: u64,
+    pub down_bytes: u64,
+    pub cause: Cause,
+    pub standing: Standing,
+}
+
+/// How the client's side was left, which decides how it can be ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// A close frame may be put.
+    BetweenFrames,
+    /// Nothing but a reset tells that what came is not whole.
+    MidFrame,
+    /// The browser's close frame was passed on; nothing may follow it.
+    CloseSent,
+    Gone,
+}
+
+/// Who ended it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cause {
+    /// The client, by a close frame.
+    ClientClosed,
+    /// The client, without one: its connection ended.
+    ClientGone,
+    /// The client, by breaking the protocol.
+    ClientFault(Violation),
+    /// The browser: its connection ended.
+    BrowserGone,
+    /// Somebody on our side.
+    Told(Close),
+}
+
+/// What a client's connection has to be able to do.
+pub trait Client: AsyncRead + AsyncWrite + Unpin + Send {
+    /// The TCP connection underneath.
+    fn tcp(&self) -> &TcpStream;
+}
+
+impl Client for TcpStream {
+    fn tcp(&self) -> &TcpStream {
+        self
+    }
+}
+
+impl Client for tokio_rustls::server::TlsStream<TcpStream> {
+    fn tcp(&self) -> &TcpStream {
+        self.get_ref().0
+    }
+}
+
+/// Passes bytes until one side ends, or [`Live::end`] is called. `early` is what the client sent right behind its request.
+/// Dropping the future ends both connections where they stand.
+pub async fn splice<C: Client>(client: &mut C, mut browser: TcpStream, early: Bytes, live: &Live) -> Ended {
+    let mut relay = Relay {
+        up: Flow::new(Sender::Client, &live.up_bytes),
+        down: Flow::new(Sender::Browser, &live.down_bytes),
+        told: None,
+        grace: None,
+    };
+    let cause = match relay.up.take_in(&early) {
+        Ok(()) => poll_fn(|cx| relay.poll(client, &mut browser, live, cx)).await,
+        Err(violation) => Cause::ClientFault(violation),
+    };
+    let standing = match cause {
+        Cause::ClientGone => Standing::Gone,
+        _ if !relay.down.is_between_frames() => Standing::MidFrame,
+        _ if relay.down.tracker.close_seen() => Standing::CloseSent,
+        _ => Standing::BetweenFrames,
+    };
+    Ended {
+        up_bytes: live.up_bytes.load(Ordering::Relaxed),
+        down_bytes: live.down_bytes.load(Ordering::Relaxed),
+        cause,
+        standing,
+    }
+}
+
+/// Sends a close frame, then waits, bounded, for the client to hang up: closing at once could reset the connection before
+/// the client has read why.
+pub async fn say_goodbye<C: Client>(client: &mut C, close: Close) {
+    let goodbye = async {
+        client.write_all(&close.frame()).await?;
+        client.shutdown().await?;
+        discard(client).await
+    };
+    // A client that is gone needs no goodbye, and one that does not listen gets none.
+    if !matches!(timeout(LINGER, goodbye).await, Ok(Ok(()))) {
+        cut(client);
+    }
+}
+
+/// Ends a connection that has said all it had to say.
+pub async fn hang_up<C: Client>(client: &mut C) {
+    if !matches!(timeout(LINGER, client.shutdown()).await, Ok(Ok(()))) {
+        cut(client);
+    }
+}
+
+/// Ends a connection in the middle of a frame, where no close frame can be put: by a reset, which no client takes for a
+/// proper end. What the kernel had buffered goes with it.
+pub fn cut<C: Client>(client: &C) {
+    // It fails on a connection that is gone, which is what was wanted.
+    let _ = client.tcp().set_zero_linger();
+}
+
+async fn discard<C: Client>(client: &mut C) -> std::io::Result<()> {
+    poll_fn(|cx| {
+        SHARED.with_borrow_mut(|shared| {
+            loop {
+                let mut buffer = ReadBuf::new(shared);
+                ready!(Pin::new(&mut *client).poll_read(cx, &mut buffer))?;
+                if buffer.filled().is_empty() {
+                    return Poll::Ready(Ok(()));
+                }
+            }
+        })
+    })
+    .await
+}
+
+/// Both directions, and the way to the end.
+struct Relay<'a> {
+    up: Flow<'a>,
+    down: Flow<'a>,
+    /// Set once: from then on only the rest of the browser's current frame is passed.
+    told: Option<Close>,
+    /// Runs once the end is near.
+    grace: Option<Pin<Box<Sleep>>>,
+}
+
+impl Relay<'_> {
+    fn poll<C: Client>(
+        &mut self,
+        client: &mut C,
+        browser: &mut TcpStream,
+        live: &Live,
+        cx: &mut Context<'_>,
+    ) -> Poll<Cause> {
+        if self.told.is_none() {
+            self.told = live.poll_end(cx);
+        }
+        match self.told {
+            None => self.poll_open(client, browser, cx),
+            Some(close) => self.poll_told(close, client, browser, cx),
+        }
+    }
+
+    fn poll_open<C: Client>(
+        &mut self,
+        client: &mut C,
+        browser: &mut TcpStream,
+        cx: &mut Context<'_>,
+    ) -> Poll<Cause> {
+        // A browser that takes nothing more may still have said something: its own end is what counts.
+        match self.up.poll(client, browser, usize::MAX, cx) {
+            Poll::Ready(Stop::ReaderEnded) => return Poll::Ready(self.client_left()),
+            Poll::Ready(Stop::Violation(violation)) => return Poll::Ready(Cause::ClientFault(violation)),
+            Poll::Ready(Stop::WriterEnded) | Poll::Pending => {}
+        }
+        match self.down.poll(browser, client, usize::MAX, cx) {
+            Poll::Ready(Stop::ReaderEnded) if self.up.tracker.close_seen() => {
+                return Poll::Ready(Cause::ClientClosed);
+            }
+            Poll::Ready(Stop::ReaderEnded) => return Poll::Ready(Cause::BrowserGone),
+            Poll::Ready(Stop::WriterEnded) => return Poll::Ready(self.client_left()),
+            Poll::Ready(Stop::Violation(_)) => unreachable!("a browser's frames are not checked"),
+            Poll::Pending => {}
+        }
+        if self.up.tracker.close_seen() || self.up.writer_ended {
+            ready!(self.poll_grace(cx));
+            let closed = self.up.tracker.close_seen();
+            return Poll::Ready(if closed { Cause::ClientClosed } else { Cause::BrowserGone });
+        }
+        Poll::Pending
+    }
+
+    fn poll_told<C: Client>(
+        &mut self,
+        close: Close,
+        client: &mut C,
+        browser: &mut TcpStream,
+        cx: &mut Context<'_>,
+    ) -> Poll<Cause> {
+        loop {
+            let rest = usize::try_from(self.down.tracker.until_boundary()).unwrap_or(usize::MAX);
+            if self.down.is_between_frames() {
+                return Poll::Ready(Cause::Told(close));
+            }
+            // With no rest of the frame to come, only what the client has not yet taken is passed.
+            match self.down.poll_once(browser, client, rest, cx) {
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(Stop::WriterEnded)) => return Poll::Ready(Cause::ClientGone),
+                Poll::Ready(Err(_)) => return Poll::Ready(Cause::Told(close)),
+                Poll::Pending => {
+                    ready!(self.poll_grace(cx));
+                    return Poll::Ready(Cause::Told(close));
+                }
+            }
+        }
+    }
+
+    fn client_left(&self) -> Cause {
+        if self.up.tracker.close_seen() { Cause::ClientClosed } else { Cause::ClientGone }
+    }
+
+    fn poll_grace(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.grace.get_or_insert_with(|| Box::pin(sleep(GRACE))).as_mut().poll(cx)
+    }
+}
+
+/// Why one direction passes nothing more.
+enum Stop {
+    ReaderEnded,
+    WriterEnded,
+    Violation(Violation),
+}
+
+/// One direction.
+struct Flow<'a> {
+    tracker: Tracker,
+    bytes: &'a AtomicU64,
+    /// What the writer did not take yet, from `taken` on.
+    pending: Vec<u8>,
+    taken: usize,
+    /// A writer that buffers (TLS) has bytes that are not on the wire.
+    unflushed: bool,
+    writer_ended: bool,
+}
+
+impl<'a> Flow<'a> {
+    fn new(sender: Sender, bytes: &'a AtomicU64) -> Self {
+        Self {
+            tracker: Tracker::new(sender),
+            bytes,
+            pending: Vec::new(),
+            taken: 0,
+            unflushed: false,
+            writer_ended: false,
+        }
+    }
+
+    fn is_between_frames(&self) -> bool {
+        self.tracker.at_boundary() && self.pending.is_empty()
+    }
+
+    /// Takes bytes that were read elsewhere.
+    fn take_in(&mut self, bytes: &[u8]) -> Result<(), Violation> {
+        self.tracker.advance(bytes)?;
+        self.count(bytes.len());
+        self.pending.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    /// Passes what there is until there is nothing more, or one side ends.
+    fn poll(
+        &mut self,
+        reader: &mut (impl AsyncRead + Unpin),
+        writer: &mut (impl AsyncWrite + Unpin),
+        most: usize,
+        cx: &mut Context<'_>,
+    ) -> Poll<Stop> {
+        if self.writer_ended {
+            return Poll::Pending;
+        }
+        loop {
+            if let Err(stop) = ready!(self.poll_once(reader, writer, most, cx)) {
+                self.writer_ended = matches!(stop, Stop::WriterEnded);
+                return Poll::Ready(stop);
+            }
+        }
+    }
+
+    /// Writes what is pending; then reads once, at most `most` bytes, and writes that.
+    fn poll_once(
+        &mut self,
+        reader: &mut (impl AsyncRead + Unpin),
+        writer: &mut (impl AsyncWrite + Unpin),
+        most: usize,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), Stop>> {
+        ready!(self.poll_pending(writer, cx))?;
+        if most == 0 {
+            return Poll::Ready(Ok(()));
+        }
+        SHARED.with_borrow_mut(|shared| {
+            let room = shared.len().min(most);
+            let mut buffer = ReadBuf::new(&mut shared[..room]);
+            if ready!(Pin::new(reader).poll_read(cx, &mut buffer)).is_err() || buffer.filled().is_empty() {
+                return Poll::Ready(Err(Stop::ReaderEnded));
+            }
+            let bytes = buffer.filled();
+            self.tracker.advance(bytes).map_err(Stop::Violation)?;
+            self.count(bytes.len());
+            Poll::Ready(self.pass_on(bytes, writer, cx))
+        })
+    }
+
+    /// Writes `bytes`, and keeps what the writer does not take.
+    fn pass_on(
+        &mut self,
+        bytes: &[u8],
+        writer: &mut (impl AsyncWrite + Unpin),
+        cx: &mut Context<'_>,
+    ) -> Result<(), Stop> {
+        let mut written = 0;
+        while written < bytes.len() {
+            match Pin::new(&mut *writer).poll_write(cx, &bytes[written..]) {
+                Poll::Ready(Ok(count)) if count > 0 => written += count,
+                Poll::Ready(Ok(_) | Err(_)) => return Err(Stop::WriterEnded),
+                Poll::Pending => {
+                    self.pending.extend_from_slice(&bytes[written..]);
+                    break;
+                }
+            }
+        }
+        self.unflushed = true;
+        match self.poll_flush(writer, cx) {
+            Poll::Ready(flushed) => flushed,
+            // The next call goes on with it before it reads.
+            Poll::Pending => Ok(()),
+        }
+    }
+
+    fn poll_pending(
+        &mut self,
+        writer: &mut (impl AsyncWrite + Unpin),
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), Stop>> {
+        while self.taken < self.pending.len() {
+            match ready!(Pin::new(&mut *writer).poll_write(cx, &self.pending[self.taken..])) {
+                Ok(count) if count > 0 => self.taken += count,
+                Ok(_) | Err(_) => return Poll::Ready(Err(Stop::WriterEnded)),
+            }
+            self.unflushed = true;
+        }
+        if !self.pending.is_empty() {
+            // Its memory goes too: a session that is quiet holds no buffer.
+            self.pending = Vec::new();
+            self.taken = 0;
+        }
+        self.poll_flush(writer, cx)
+    }
+
+    fn poll_flush(
+        &mut self,
+        writer: &mut (impl AsyncWrite + Unpin),
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), Stop>> {
+        if self.unflushed {
+            ready!(Pin::new(writer).poll_flush(cx)).map_err(|_| Stop::WriterEnded)?;
+            self.unflushed = false;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// One writer, so a load and a store do; the meter reads it from another thread.
+    fn count(&self, bytes: usize) {
+        let sum = self.bytes.load(Ordering::Relaxed) + bytes as u64;
+        self.bytes.store(sum, Ordering::Relaxed);
+    }
+}

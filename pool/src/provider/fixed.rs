@@ -1,0 +1,102 @@
+//! Browsers that somebody else runs: the pool only opens their sockets.
+
+use std::net::SocketAddr;
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use serde_json::Value;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpStream, lookup_host};
+use tokio::sync::watch;
+
+use super::{Browser, FixedEndpoint, Hand, ProviderError};
+use crate::lease::Endpoint;
+use crate::ready::Claimable;
+
+/// More than any browser answers to `/json/version`.
+const VERSION_BYTES: u64 = 64 * 1024;
+
+#[derive(Debug)]
+pub(crate) struct Fixed {
+    places: Vec<Arc<Place>>,
+    sessions_per_endpoint: usize,
+}
+
+/// One endpoint and how many of its sockets are open or being opened.
+#[derive(Debug)]
+struct Place {
+    endpoint: FixedEndpoint,
+    used: AtomicUsize,
+}
+
+/// The right to one socket of an endpoint, until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Slot(Arc<Place>);
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.0.used.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+impl Fixed {
+    pub(super) fn new(endpoints: Vec<FixedEndpoint>, sessions_per_endpoint: NonZeroUsize) -> Self {
+        let places = endpoints
+            .into_iter()
+            .map(|endpoint| Arc::new(Place { endpoint, used: AtomicUsize::new(0) }))
+            .collect();
+        Self { places, sessions_per_endpoint: sessions_per_endpoint.get() }
+    }
+
+    /// A slot of the endpoint that has the fewest taken. Only the warmer reserves, so what it reads can only shrink.
+    pub(super) fn reserve(&self) -> Option<Slot> {
+        let place = self.places.iter().min_by_key(|place| place.used.load(Ordering::Acquire))?;
+        if place.used.load(Ordering::Acquire) >= self.sessions_per_endpoint {
+            return None;
+        }
+        place.used.fetch_add(1, Ordering::AcqRel);
+        Some(Slot(Arc::clone(place)))
+    }
+}
+
+impl Slot {
+    pub(super) async fn start(self) -> Result<Browser, ProviderError> {
+        let FixedEndpoint { authority, path } = &self.0.endpoint;
+        let failed = |problem: String| ProviderError::Endpoint { endpoint: authority.clone(), problem };
+        let address = resolve(authority).await.map_err(failed)?;
+        let path = match path {
+            Some(path) => path.clone(),
+            None => browser_path(address).await.map_err(failed)?,
+        };
+        // The sender is dropped here: nobody will ever tell how this browser ends.
+        let (_, exit) = watch::channel(None);
+        let endpoint = Endpoint { address, path };
+        Ok(Browser { endpoint, claimable: Claimable::new(), exit, hand: Hand::Fixed(self) })
+    }
+}
+
+async fn resolve(authority: &str) -> Result<SocketAddr, String> {
+    let mut addresses = lookup_host(authority).await.map_err(|error| error.to_string())?;
+    addresses.next().ok_or_else(|| "its name has no address".to_owned())
+}
+
+/// Asks `/json/version` for the path of the browser's own socket.
+async fn browser_path(address: SocketAddr) -> Result<String, String> {
+    let answer = get(address, "/json/version").await.map_err(|error| error.to_string())?;
+    let (_, body) = answer.split_once("\r\n\r\n").ok_or("it does not speak HTTP")?;
+    let version: Value = serde_json::from_str(body).map_err(|error| error.to_string())?;
+    let url = version["webSocketDebuggerUrl"].as_str().ok_or("it names no webSocketDebuggerUrl")?;
+    let uri: http::Uri = url.parse().map_err(|_| format!("it names a strange URL, {url}"))?;
+    Ok(uri.path().to_owned())
+}
+
+/// One HTTP/1.0-style exchange: the server closes behind its answer.
+async fn get(address: SocketAddr, path: &str) -> std::io::Result<String> {
+    let mut stream = TcpStream::connect(address).await?;
+    let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await?;
+    let mut answer = String::new();
+    stream.take(VERSION_BYTES).read_to_string(&mut answer).await?;
+    Ok(answer)
+}

@@ -1,0 +1,22 @@
+//! What the promises in `tests/promises` are written with: a gateway of one's own, its customers, and clients that do
+//! what real ones do, and what they should not.
+//!
+//! Each [`Gateway`] is the real program in a directory of its own, so tests share nothing and may run at once. Whatever
+//! it started ends with it. Its log is printed when it is dropped; the test runner shows that only of a test that
+//! failed.
+
+mod cdp;
+mod customer;
+mod gateway;
+mod http;
+mod process;
+mod stand_in;
+mod wait;
+
+pub use cdp::{Cdp, Ending};
+pub use customer::{Account, Customer, Key, Session, State};
+pub use gateway::{Builder, Gateway};
+pub use http::{Refusal, Request, Response};
+pub use process::{Pid, Running};
+pub use stand_in::StandIn;
+pub use wait::eventually;

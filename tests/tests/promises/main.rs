@@ -1,0 +1,11 @@
+//! What UFBrowsers promises its customers, one module each, tried from outside: the real program, real Chromium, real
+//! client libraries.
+
+mod clients;
+mod crash;
+mod doors;
+mod endings;
+mod lost;
+mod overdraft;
+mod quickstart;
+mod slow_reader;

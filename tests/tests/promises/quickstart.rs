@@ -1,0 +1,104 @@
+//! `deploy/quickstart` prints what works when it is pasted, and goes on with the same customer when it is run again.
+
+use std::path::Path;
+use std::process::Stdio;
+
+use anyhow::{Context, Result, ensure};
+use rustix::process::Signal;
+use tempfile::TempDir;
+use tests::Pid;
+use tokio::io::{AsyncBufReadExt, BufReader, Lines};
+use tokio::process::{Child, ChildStdout, Command};
+
+const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+const CLIENTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/clients");
+
+#[tokio::test]
+async fn the_printed_snippets_work() -> Result<()> {
+    let data = tempfile::tempdir()?;
+
+    let first = Quickstart::start(&data).await?;
+    let snippets = first.snippets();
+    assert_eq!(snippets.len(), 2, "{}", first.printed);
+    for snippet in snippets {
+        let printed = paste(&snippet).await?;
+        assert!(printed.contains("Chrome"), "{snippet}\nprinted {printed}");
+    }
+    let key = first.key()?.to_owned();
+    first.interrupt().await?;
+
+    let second = Quickstart::start(&data).await?;
+    assert_eq!(second.key()?, key);
+    second.interrupt().await?;
+    assert!(Pid::all_of(data.path())?.is_empty(), "something is left running");
+    Ok(())
+}
+
+/// The script, running. The program that it starts is stopped by [`Quickstart::interrupt`].
+struct Quickstart {
+    script: Child,
+    printed: String,
+}
+
+impl Quickstart {
+    /// Runs the script until it has printed all, with what it keeps in `data`.
+    async fn start(data: &TempDir) -> Result<Self> {
+        let mut command = Command::new(Path::new(ROOT).join("deploy/quickstart"));
+        command.arg("--debug").stdout(Stdio::piped()).kill_on_drop(true);
+        for door in ["UFB_EDGE_LISTEN", "UFB_EDGE_TLS_LISTEN", "UFB_ADMIN_LISTEN"] {
+            command.env(door, "127.0.0.1:0");
+        }
+        command.env("UFB_STORE_URL", format!("sqlite:{}/ledger.db", data.path().display()));
+        let mut script = command.spawn()?;
+        let mut lines = BufReader::new(script.stdout.take().context("it is piped")?).lines();
+        let printed = until_all_is_printed(&mut lines).await?;
+        Ok(Self { script, printed })
+    }
+
+    /// What is to be pasted into a shell: from the line that runs `node` to the end of its input.
+    fn snippets(&self) -> Vec<String> {
+        let begins = |line: &str| line.contains("node --input-type=module");
+        let mut snippets = Vec::new();
+        for line in self.printed.lines().skip_while(|line| !begins(line)) {
+            if begins(line) {
+                snippets.push(String::new());
+            }
+            if let Some(snippet) = snippets.last_mut() {
+                *snippet += line;
+                *snippet += "\n";
+            }
+        }
+        snippets
+    }
+
+    fn key(&self) -> Result<&str> {
+        let (_, after) = self.printed.split_once("/?token=").context("no URL")?;
+        after.lines().next().context("no key")
+    }
+
+    /// What Ctrl-C does.
+    async fn interrupt(mut self) -> Result<()> {
+        let pid = self.script.id().context("it runs")?;
+        Pid::new(i64::from(pid))?.signal(Signal::INT)?;
+        self.script.wait().await?;
+        Ok(())
+    }
+}
+
+async fn until_all_is_printed(lines: &mut Lines<BufReader<ChildStdout>>) -> Result<String> {
+    let mut printed = String::new();
+    while let Some(line) = lines.next_line().await? {
+        printed += &line;
+        printed += "\n";
+        if line.contains("Ctrl-C") {
+            return Ok(printed);
+        }
+    }
+    anyhow::bail!("it ended: {printed}");
+}
+
+async fn paste(snippet: &str) -> Result<String> {
+    let output = Command::new("bash").arg("-c").arg(snippet).current_dir(CLIENTS).output().await?;
+    ensure!(output.status.success(), "{snippet}\n{}", String::from_utf8_lossy(&output.stderr));
+    Ok(String::from_utf8(output.stdout)?)
+}
