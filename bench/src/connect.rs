@@ -86,7 +86,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Report> {
     let rounds = args.count.get() as usize;
     let progress = report::progress("connect", (rounds * subjects.len()) as u64);
     for round in 0..rounds {
-        // No target is always first, nor always the one after the same pause.
+        // No target is always first.
         for turn in 0..subjects.len() {
             let index = (round + turn) % subjects.len();
             let subject = &mut subjects[index];

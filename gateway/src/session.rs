@@ -1,6 +1,7 @@
 //! One session from its request to its end: the table of contents. The branches are here, the stages are straight.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use billing::Session;
 use bytes::Bytes;
@@ -10,6 +11,7 @@ use hyper::body::Incoming;
 use pool::Lease;
 use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::sleep;
 use tracing::{debug, info, warn};
 
 use crate::authenticate::authenticate;
@@ -25,6 +27,9 @@ use crate::upgrade::Handshake;
 
 /// Paths at which a session with Chromium is started.
 const CONNECT_PATHS: [&str; 3] = ["/", "/chromium", "/chrome"];
+
+/// A first reply takes about half a millisecond; a start that is put off by this much is not noticed.
+const HEAD_START: Duration = Duration::from_millis(5);
 
 /// A session whose 101 is being sent: the price is set aside and the browser is taken.
 #[derive(Debug)]
@@ -71,6 +76,7 @@ async fn try_admit(
     let place = gateway.places.enter()?;
     let held = hold(gateway, &who, &top_up_url(gateway, door, request)).await?;
     let (lease, held) = claim(gateway, held).await?;
+    lease.wake();
     Ok((handshake, Admitted { held, lease, place }))
 }
 
@@ -86,13 +92,11 @@ pub async fn run<C: Client>(gateway: &Arc<Gateway>, admitted: Admitted, mut clie
         }
     };
     gateway.sessions.insert(&live);
-    gateway.meter.begin(&live);
-    lease.replace();
+    tokio::spawn(follow_up(Arc::clone(gateway), Arc::clone(&live)));
     if gateway.is_draining() {
         // It came in while all others were told.
         live.end(crate::refusal::Close::Draining);
     }
-    info!(session = %live.id, account = %live.account, "a session began");
 
     let ended = splice(&mut client, browser, early, &live).await;
     let judgement = judge(ended.cause, &lease).await;
@@ -106,6 +110,15 @@ pub async fn run<C: Client>(gateway: &Arc<Gateway>, admitted: Admitted, mut clie
         (Standing::BetweenFrames | Standing::CloseSent, _) => hang_up(&mut client).await,
         (Standing::MidFrame | Standing::Gone, _) => cut(&client),
     }
+}
+
+/// What a session's beginning sets off on other threads. All of it would compete with the browser's first reply, and
+/// none of it is missed for a few milliseconds.
+async fn follow_up(gateway: Arc<Gateway>, live: Arc<Live>) {
+    sleep(HEAD_START).await;
+    gateway.meter.begin(&live);
+    gateway.pool.refill();
+    info!(session = %live.id, account = %live.account, "a session began");
 }
 
 /// The 101 could not be sent: the client had left.

@@ -1,5 +1,6 @@
 //! A browser that is claimed: the right to use it once.
 
+use std::io::Write;
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,6 +20,9 @@ pub struct Endpoint {
     /// The path of the browser's own WebSocket, `/devtools/browser/…`.
     pub path: String,
 }
+
+/// A pong without payload, masked with zeros as a client's frames have to be masked.
+const PONG: [u8; 6] = [0x8a, 0x80, 0, 0, 0, 0];
 
 /// One browser, claimed for one session. It is destroyed and replaced when it is [released](Lease::release).
 #[derive(Debug)]
@@ -44,10 +48,13 @@ impl Lease {
         &self.browser().endpoint
     }
 
-    /// Starts the replacement. Apart from the claim so that a session can have its 101 out first.
-    pub fn replace(&self) {
-        // A full queue loses nothing: the warmer counts for itself every few seconds.
-        let _ = self.events.try_send(Event::Taken);
+    /// Wakes the browser: what it answers first on this socket would otherwise wait for its threads to be scheduled. An
+    /// unsolicited pong is answered by nothing (RFC 6455, section 5.5.3).
+    pub fn wake(&self) {
+        if let Some(socket) = &self.socket {
+            // A browser that cannot take six bytes is found out by the first command as well.
+            let _ = (&mut &*socket).write(&PONG);
+        }
     }
 
     /// How the browser ended, as soon as that is known; [`Verdict::Unknown`] when it is not after `within`.
@@ -70,7 +77,7 @@ impl Lease {
         browser.stop_at_once();
         // Before the event, so that a slot of a `fixed` endpoint is free when the warmer looks for one.
         drop(browser);
-        // As in `replace`; the browser is being stopped whether the warmer hears of it now or later.
+        // A full queue loses nothing: the warmer counts for itself every few seconds, and the browser is being stopped anyway.
         let _ = self.events.try_send(Event::Returned);
     }
 }

@@ -92,6 +92,13 @@ impl Pool {
         Some(Lease::new(warm, self.events.clone()))
     }
 
+    /// Replaces what was claimed. Apart from the claim, because a start keeps a core busy: a session's first reply comes
+    /// first. Without this call the replacement waits for the pool's next look at itself.
+    pub fn refill(&self) {
+        // A full queue loses nothing: the warmer counts for itself every few seconds.
+        let _ = self.events.try_send(Event::Taken);
+    }
+
     /// Waits for a browser, started on demand, until `deadline`. Dropping the future gives the place in the queue up.
     ///
     /// # Errors

@@ -219,12 +219,6 @@ impl Gateway {
         self.directory.path().join("data/tls/cert.pem")
     }
 
-    /// The directory that it runs in.
-    #[must_use]
-    pub fn directory(&self) -> &Path {
-        self.directory.path()
-    }
-
     #[must_use]
     pub fn process(&self) -> &Running {
         &self.running
@@ -246,10 +240,7 @@ impl Drop for Gateway {
     /// are looked for.
     fn drop(&mut self) {
         let _ = self.running.kill();
-        for browser in Pid::all_of(self.directory.path()).unwrap_or_default() {
-            // One that could not be killed had ended.
-            let _ = browser.kill();
-        }
+        Pid::kill_all_of(self.directory.path());
         #[expect(clippy::print_stderr, reason = "the test runner shows it when the test failed")]
         if let Ok(log) = self.running.output() {
             eprintln!("--- the gateway's log\n{log}---");

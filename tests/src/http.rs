@@ -17,7 +17,6 @@ const END_OF_HEAD: &[u8] = b"\r\n\r\n";
 /// One request.
 #[derive(Debug, Clone)]
 pub struct Request {
-    method: &'static str,
     target: String,
     headers: Vec<(String, String)>,
 }
@@ -25,12 +24,7 @@ pub struct Request {
 impl Request {
     #[must_use]
     pub fn get(target: &str) -> Self {
-        Self { method: "GET", target: target.to_owned(), headers: Vec::new() }
-    }
-
-    #[must_use]
-    pub fn post(target: &str) -> Self {
-        Self { method: "POST", ..Self::get(target) }
+        Self { target: target.to_owned(), headers: Vec::new() }
     }
 
     /// Asks for a WebSocket, with the headers that RFC 6455 wants.
@@ -63,10 +57,7 @@ impl Request {
     }
 
     fn head(&self, to: SocketAddr) -> String {
-        let mut head = format!("{} {} HTTP/1.1\r\nHost: {to}\r\n", self.method, self.target);
-        if self.method == "POST" {
-            head += "Content-Length: 0\r\n";
-        }
+        let mut head = format!("GET {} HTTP/1.1\r\nHost: {to}\r\n", self.target);
         for (name, value) in &self.headers {
             head += &format!("{name}: {value}\r\n");
         }

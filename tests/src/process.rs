@@ -44,6 +44,14 @@ impl Pid {
         Ok(found)
     }
 
+    /// Kills [`Pid::all_of`] `directory`, for the end of a test, where a failure helps nobody.
+    pub fn kill_all_of(directory: &Path) {
+        for process in Self::all_of(directory).unwrap_or_default() {
+            // One that could not be killed had ended.
+            let _ = process.kill();
+        }
+    }
+
     /// # Errors
     ///
     /// There is no such process any more.

@@ -10,7 +10,7 @@ use crate::process::Running;
 /// A program that answers CDP commands as a browser would, to many connections at once.
 #[derive(Debug)]
 pub struct StandIn {
-    running: Running,
+    _running: Running,
     address: SocketAddr,
     _directory: TempDir,
 }
@@ -25,17 +25,12 @@ impl StandIn {
         command.args(["fake", "--listen", "127.0.0.1:0"]).current_dir(directory.path());
         let (running, ready): (_, Value) = start_and_wait(&mut command, directory.path()).await?;
         let address = serde_json::from_value(ready["http"].clone())?;
-        Ok(Self { running, address, _directory: directory })
+        Ok(Self { _running: running, address, _directory: directory })
     }
 
     /// Its endpoint, for `pool.fixed.endpoints`.
     #[must_use]
     pub fn endpoint(&self) -> String {
         format!("http://{}", self.address)
-    }
-
-    #[must_use]
-    pub fn process(&self) -> &Running {
-        &self.running
     }
 }

@@ -1,12 +1,13 @@
 //! Browsers that somebody else runs: the pool only opens their sockets.
 
+use std::io;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde_json::Value;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpStream, lookup_host};
 use tokio::sync::watch;
 
@@ -15,7 +16,7 @@ use crate::lease::Endpoint;
 use crate::ready::Claimable;
 
 /// More than any browser answers to `/json/version`.
-const VERSION_BYTES: u64 = 64 * 1024;
+const ANSWER_BYTES: u64 = 64 * 1024;
 
 #[derive(Debug)]
 pub(crate) struct Fixed {
@@ -83,20 +84,34 @@ async fn resolve(authority: &str) -> Result<SocketAddr, String> {
 
 /// Asks `/json/version` for the path of the browser's own socket.
 async fn browser_path(address: SocketAddr) -> Result<String, String> {
-    let answer = get(address, "/json/version").await.map_err(|error| error.to_string())?;
-    let (_, body) = answer.split_once("\r\n\r\n").ok_or("it does not speak HTTP")?;
-    let version: Value = serde_json::from_str(body).map_err(|error| error.to_string())?;
+    let body = get(address, "/json/version").await.map_err(|error| error.to_string())?;
+    let version: Value = serde_json::from_slice(&body).map_err(|error| error.to_string())?;
     let url = version["webSocketDebuggerUrl"].as_str().ok_or("it names no webSocketDebuggerUrl")?;
     let uri: http::Uri = url.parse().map_err(|_| format!("it names a strange URL, {url}"))?;
     Ok(uri.path().to_owned())
 }
 
-/// One HTTP/1.0-style exchange: the server closes behind its answer.
-async fn get(address: SocketAddr, path: &str) -> std::io::Result<String> {
+/// The body of one answer. Chrome keeps the connection open whatever it is asked, and always tells the length.
+async fn get(address: SocketAddr, path: &str) -> io::Result<Vec<u8>> {
     let mut stream = TcpStream::connect(address).await?;
-    let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+    let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\n\r\n");
     stream.write_all(request.as_bytes()).await?;
-    let mut answer = String::new();
-    stream.take(VERSION_BYTES).read_to_string(&mut answer).await?;
-    Ok(answer)
+    let mut answer = BufReader::new(stream).take(ANSWER_BYTES);
+    let mut length = 0;
+    loop {
+        let mut line = String::new();
+        if answer.read_line(&mut line).await? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        match line.trim_end().split_once(':') {
+            Some((name, value)) if name.eq_ignore_ascii_case("content-length") => {
+                length = value.trim().parse().unwrap_or(0);
+            }
+            None if line.trim_end().is_empty() => break,
+            Some(_) | None => {}
+        }
+    }
+    let mut body = Vec::new();
+    answer.take(length).read_to_end(&mut body).await?;
+    Ok(body)
 }

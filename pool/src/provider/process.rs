@@ -24,6 +24,8 @@ use crate::ready::Claimable;
 /// What Chrome says on its standard error once it serves.
 const LISTENING: &str = "DevTools listening on ws://";
 
+const DATA_DIR: &str = "--user-data-dir=";
+
 /// Headless, quiet on the network, no questions; every one of them seen to matter for start time or silence.
 const FLAGS: [&str; 13] = [
     "--headless",
@@ -102,7 +104,7 @@ impl Processes {
 }
 
 fn command(binary: &Path, profile: &Path) -> Command {
-    let mut data_dir = OsString::from("--user-data-dir=");
+    let mut data_dir = OsString::from(DATA_DIR);
     data_dir.push(profile);
     let mut command = Command::new(binary);
     command.args(FLAGS).arg(data_dir).arg("about:blank");
@@ -222,18 +224,21 @@ fn entries(directory: &Path) -> Vec<PathBuf> {
 /// Kills the process group of every browser whose profile lies in `directory`. A killed gateway leaves no note that could
 /// be trusted: the command lines of the processes are the truth.
 fn kill_leftovers(directory: &Path) -> usize {
-    let mut mark = b"--user-data-dir=".to_vec();
+    let mut mark = DATA_DIR.as_bytes().to_vec();
     mark.extend_from_slice(directory.as_os_str().as_encoded_bytes());
     mark.push(b'/');
     entries(Path::new("/proc"))
         .iter()
         .filter_map(|process| process.file_name()?.to_str()?.parse().ok().and_then(Pid::from_raw))
-        .filter(|pid| {
-            fs::read(format!("/proc/{pid}/cmdline"))
-                .is_ok_and(|line| line.split(|byte| *byte == 0).any(|word| word.starts_with(&mark)))
-        })
+        .filter(|pid| fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| has(&line, &mark)))
         .filter(|pid| kill_process_group(*pid, Signal::KILL).is_ok())
         .count()
+}
+
+/// Chrome rewrites its command line when it names its processes, with spaces for the zeros between the words; so the mark
+/// is looked for anywhere in it. It contains the directory's absolute name, which nobody else has.
+fn has(line: &[u8], mark: &[u8]) -> bool {
+    line.windows(mark.len()).any(|window| window == mark)
 }
 
 async fn remove_profile(profile: PathBuf) {
@@ -247,4 +252,23 @@ async fn remove_profile(profile: PathBuf) {
         }
     }
     warn!(profile = %profile.display(), "cannot remove a profile; it is tried again at the next start");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_browser_is_known_by_its_command_line() {
+        let mark = b"--user-data-dir=/data/browsers/";
+        let lines: [(&[u8], bool); 4] = [
+            (b"chrome\0--headless\0--user-data-dir=/data/browsers/7\0about:blank\0", true),
+            (b"chrome --headless --user-data-dir=/data/browsers/7 about:blank", true),
+            (b"chrome\0--user-data-dir=/other/browsers/7\0", false),
+            (b"", false),
+        ];
+        for (line, ours) in lines {
+            assert_eq!(has(line, mark), ours, "{}", String::from_utf8_lossy(line));
+        }
+    }
 }

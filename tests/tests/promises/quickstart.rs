@@ -5,7 +5,6 @@ use std::process::Stdio;
 
 use anyhow::{Context, Result, ensure};
 use rustix::process::Signal;
-use tempfile::TempDir;
 use tests::Pid;
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdout, Command};
@@ -17,7 +16,7 @@ const CLIENTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/clients");
 async fn the_printed_snippets_work() -> Result<()> {
     let data = tempfile::tempdir()?;
 
-    let first = Quickstart::start(&data).await?;
+    let first = Quickstart::start(data.path()).await?;
     let snippets = first.snippets();
     assert_eq!(snippets.len(), 2, "{}", first.printed);
     for snippet in snippets {
@@ -27,48 +26,43 @@ async fn the_printed_snippets_work() -> Result<()> {
     let key = first.key()?.to_owned();
     first.interrupt().await?;
 
-    let second = Quickstart::start(&data).await?;
+    let second = Quickstart::start(data.path()).await?;
     assert_eq!(second.key()?, key);
     second.interrupt().await?;
     assert!(Pid::all_of(data.path())?.is_empty(), "something is left running");
     Ok(())
 }
 
-/// The script, running. The program that it starts is stopped by [`Quickstart::interrupt`].
-struct Quickstart {
+/// The script, running, with what it keeps in `data`.
+struct Quickstart<'a> {
+    data: &'a Path,
     script: Child,
     printed: String,
 }
 
-impl Quickstart {
-    /// Runs the script until it has printed all, with what it keeps in `data`.
-    async fn start(data: &TempDir) -> Result<Self> {
+impl<'a> Quickstart<'a> {
+    /// Runs the script until it has printed all.
+    async fn start(data: &'a Path) -> Result<Self> {
         let mut command = Command::new(Path::new(ROOT).join("deploy/quickstart"));
         command.arg("--debug").stdout(Stdio::piped()).kill_on_drop(true);
         for door in ["UFB_EDGE_LISTEN", "UFB_EDGE_TLS_LISTEN", "UFB_ADMIN_LISTEN"] {
             command.env(door, "127.0.0.1:0");
         }
-        command.env("UFB_STORE_URL", format!("sqlite:{}/ledger.db", data.path().display()));
-        let mut script = command.spawn()?;
-        let mut lines = BufReader::new(script.stdout.take().context("it is piped")?).lines();
-        let printed = until_all_is_printed(&mut lines).await?;
-        Ok(Self { script, printed })
+        command.env("UFB_STORE_URL", format!("sqlite:{}/ledger.db", data.display()));
+        let mut quickstart = Self { data, script: command.spawn()?, printed: String::new() };
+        let output = quickstart.script.stdout.take().context("it is piped")?;
+        quickstart.printed = until_all_is_printed(&mut BufReader::new(output).lines()).await?;
+        Ok(quickstart)
     }
 
     /// What is to be pasted into a shell: from the line that runs `node` to the end of its input.
     fn snippets(&self) -> Vec<String> {
-        let begins = |line: &str| line.contains("node --input-type=module");
-        let mut snippets = Vec::new();
-        for line in self.printed.lines().skip_while(|line| !begins(line)) {
-            if begins(line) {
-                snippets.push(String::new());
-            }
-            if let Some(snippet) = snippets.last_mut() {
-                *snippet += line;
-                *snippet += "\n";
-            }
-        }
-        snippets
+        let lines: Vec<_> = self.printed.lines().collect();
+        lines
+            .split_inclusive(|line| *line == "EOF")
+            .filter_map(|part| Some(&part[part.iter().position(|line| line.contains("<<'EOF'"))?..]))
+            .map(|snippet| snippet.join("\n"))
+            .collect()
     }
 
     fn key(&self) -> Result<&str> {
@@ -82,6 +76,13 @@ impl Quickstart {
         Pid::new(i64::from(pid))?.signal(Signal::INT)?;
         self.script.wait().await?;
         Ok(())
+    }
+}
+
+impl Drop for Quickstart<'_> {
+    /// What the script started must not outlive a test that failed.
+    fn drop(&mut self) {
+        Pid::kill_all_of(self.data);
     }
 }
 
