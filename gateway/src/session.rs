@@ -36,6 +36,8 @@ const HEAD_START: Duration = Duration::from_millis(5);
 pub struct Admitted {
     held: Session,
     lease: Lease,
+    /// The browser's first frame will answer the wake-up.
+    greeted: bool,
     /// Counts it until it is settled; a drain waits for all of them.
     place: OwnedSemaphorePermit,
 }
@@ -76,19 +78,20 @@ async fn try_admit(
     let place = gateway.places.enter()?;
     let held = hold(gateway, &who, &top_up_url(gateway, door, request)).await?;
     let (lease, held) = claim(gateway, held).await?;
-    lease.wake();
-    Ok((handshake, Admitted { held, lease, place }))
+    // While the 101 travels and the client gets its first command ready, the browser wakes up.
+    let greeted = lease.wake();
+    Ok((handshake, Admitted { held, lease, greeted, place }))
 }
 
 /// Everything after the 101. `early` is what the client sent right behind its request.
 pub async fn run<C: Client>(gateway: &Arc<Gateway>, admitted: Admitted, mut client: C, early: Bytes) {
-    let Admitted { held, mut lease, place } = admitted;
+    let Admitted { held, mut lease, greeted, place } = admitted;
     let live = Arc::new(Live::new(held.account.clone(), held.id.clone(), held.terms, gateway.clock.now()));
     let browser = match lease.take_socket().map(TcpStream::from_std) {
         Some(Ok(browser)) => browser,
         Some(Err(_)) | None => {
             warn!(session = %held.id, "the browser's socket cannot be used");
-            return give_up(gateway, Admitted { held, lease, place }).await;
+            return give_up(gateway, Admitted { held, lease, greeted, place }).await;
         }
     };
     gateway.sessions.insert(&live);
@@ -98,7 +101,7 @@ pub async fn run<C: Client>(gateway: &Arc<Gateway>, admitted: Admitted, mut clie
         live.end(crate::refusal::Close::Draining);
     }
 
-    let ended = splice(&mut client, browser, early, &live).await;
+    let ended = splice(&mut client, browser, early, greeted, &live).await;
     let judgement = judge(ended.cause, &lease).await;
     lease.release();
     settle(gateway, &live, ended, judgement.outcome).await;
@@ -123,7 +126,7 @@ async fn follow_up(gateway: Arc<Gateway>, live: Arc<Live>) {
 
 /// The 101 could not be sent: the client had left.
 pub async fn give_up(gateway: &Gateway, admitted: Admitted) {
-    let Admitted { held, lease, place } = admitted;
+    let Admitted { held, lease, place, .. } = admitted;
     lease.release();
     settle::void(gateway, &held, "client left before the 101").await;
     drop(place);

@@ -87,14 +87,23 @@ impl Client for tokio_rustls::server::TlsStream<TcpStream> {
 }
 
 /// Passes bytes until one side ends, or [`Live::end`] is called. `early` is what the client sent right behind its request.
+/// `greeted`: the browser's first frame answers somebody else and is dropped.
+///
 /// Dropping the future ends both connections where they stand.
-pub async fn splice<C: Client>(client: &mut C, mut browser: TcpStream, early: Bytes, live: &Live) -> Ended {
+pub async fn splice<C: Client>(
+    client: &mut C,
+    mut browser: TcpStream,
+    early: Bytes,
+    greeted: bool,
+    live: &Live,
+) -> Ended {
     let mut relay = Relay {
         up: Flow::new(Sender::Client, &live.up_bytes),
         down: Flow::new(Sender::Browser, &live.down_bytes),
         told: None,
         grace: None,
     };
+    relay.down.skipping = greeted;
     let cause = match relay.up.take_in(&early) {
         Ok(()) => poll_fn(|cx| relay.poll(client, &mut browser, live, cx)).await,
         Err(violation) => Cause::ClientFault(violation),
@@ -263,6 +272,8 @@ struct Flow<'a> {
     /// A writer that buffers (TLS) has bytes that are not on the wire.
     unflushed: bool,
     writer_ended: bool,
+    /// In the reader's first frame, which is not passed on.
+    skipping: bool,
 }
 
 impl<'a> Flow<'a> {
@@ -274,11 +285,12 @@ impl<'a> Flow<'a> {
             taken: 0,
             unflushed: false,
             writer_ended: false,
+            skipping: false,
         }
     }
 
     fn is_between_frames(&self) -> bool {
-        self.tracker.at_boundary() && self.pending.is_empty()
+        self.skipping || (self.tracker.at_boundary() && self.pending.is_empty())
     }
 
     /// Takes bytes that were read elsewhere.
@@ -326,11 +338,23 @@ impl<'a> Flow<'a> {
             if ready!(Pin::new(reader).poll_read(cx, &mut buffer)).is_err() || buffer.filled().is_empty() {
                 return Poll::Ready(Err(Stop::ReaderEnded));
             }
-            let bytes = buffer.filled();
+            let bytes = self.skip(buffer.filled());
             self.tracker.advance(bytes).map_err(Stop::Violation)?;
             self.count(bytes.len());
             Poll::Ready(self.pass_on(bytes, writer, cx))
         })
+    }
+
+    /// What is left of `bytes` behind a frame that is not passed on.
+    fn skip<'b>(&mut self, mut bytes: &'b [u8]) -> &'b [u8] {
+        while self.skipping && !bytes.is_empty() {
+            let sure = usize::try_from(self.tracker.until_boundary()).unwrap_or(usize::MAX);
+            let (step, rest) = bytes.split_at(sure.clamp(1, bytes.len()));
+            self.tracker.advance(step).expect("a browser's frames are not checked");
+            self.skipping = !self.tracker.at_boundary();
+            bytes = rest;
+        }
+        bytes
     }
 
     /// Writes `bytes`, and keeps what the writer does not take.

@@ -21,8 +21,19 @@ pub struct Endpoint {
     pub path: String,
 }
 
-/// A pong without payload, masked with zeros as a client's frames have to be masked.
-const PONG: [u8; 6] = [0x8a, 0x80, 0, 0, 0, 0];
+/// A text frame, masked with zeros, since a client's frames have to be masked (RFC 6455, section 5.3).
+const WAKE: [u8; 6 + 38] = {
+    let command = b"{\"id\":1,\"method\":\"Browser.getVersion\"}";
+    let mut frame = [0; 6 + 38];
+    frame[0] = 0x81;
+    frame[1] = 0x80 | 38;
+    let mut at = 0;
+    while at < command.len() {
+        frame[6 + at] = command[at];
+        at += 1;
+    }
+    frame
+};
 
 /// One browser, claimed for one session. It is destroyed and replaced when it is [released](Lease::release).
 #[derive(Debug)]
@@ -48,13 +59,14 @@ impl Lease {
         &self.browser().endpoint
     }
 
-    /// Wakes the browser: what it answers first on this socket would otherwise wait for its threads to be scheduled. An
-    /// unsolicited pong is answered by nothing (RFC 6455, section 5.5.3).
-    pub fn wake(&self) {
-        if let Some(socket) = &self.socket {
-            // A browser that cannot take six bytes is found out by the first command as well.
-            let _ = (&mut &*socket).write(&PONG);
-        }
+    /// Wakes the browser with a command, so that its threads run by the time the session's first command arrives; they
+    /// have slept since the pool warmed the socket, and to wake them takes longer than to answer. True: the first frame
+    /// that comes from the socket is the answer to it, and none of the session's.
+    #[must_use]
+    pub fn wake(&self) -> bool {
+        let Some(socket) = &self.socket else { return false };
+        // A socket on which only a few answered commands have passed takes a short frame whole, or is broken.
+        matches!((&mut &*socket).write(&WAKE), Ok(written) if written == WAKE.len())
     }
 
     /// How the browser ended, as soon as that is known; [`Verdict::Unknown`] when it is not after `within`.

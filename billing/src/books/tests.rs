@@ -383,7 +383,7 @@ async fn a_tampered_log_is_found_out() {
         ("DELETE FROM audit WHERE seq = 2", Fault::Missing { expected: 2 }),
         ("DELETE FROM audit WHERE seq = 4", Fault::Head { log: 3, account: 4 }),
         ("UPDATE accounts SET body = json_set(body, '$.balance', 7)", Fault::Account),
-        ("UPDATE sessions SET open = 0", Fault::Open { sessions: 0, account: 1 }),
+        ("DELETE FROM open_sessions", Fault::Open { sessions: 0, account: 1 }),
     ];
     for (tampering, expected) in cases {
         let bench = Bench::new();

@@ -48,23 +48,29 @@ mod tests;
 /// What this program reads and writes, in the file's `user_version`.
 const SCHEMA_VERSION: i64 = 1;
 
-/// Bodies are JSON; beside them stand only the columns that are looked up or compared. Sessions and entries
-/// are small rows, kept in the order of their keys; accounts are large ones, for which SQLite advises a rowid.
+/// Bodies are JSON; beside them stand only the columns that are looked up or compared.
+///
+/// A hold is on the path of every session, and what it costs is the pages that it changes, each written to the WAL
+/// whole. So it changes one row of a table that holds nothing but open sessions, and appends one entry to a table in
+/// order of time, which fills page after page; sessions that have ended move to a table of their own.
 const SCHEMA: &str = "
     CREATE TABLE accounts (id TEXT PRIMARY KEY, version INTEGER NOT NULL, body TEXT NOT NULL) STRICT;
     CREATE TABLE api_keys (
         hash BLOB PRIMARY KEY, account TEXT NOT NULL, id TEXT NOT NULL
     ) STRICT, WITHOUT ROWID;
-    CREATE TABLE sessions (
-        account TEXT NOT NULL, id TEXT NOT NULL, held_at INTEGER NOT NULL, open INTEGER NOT NULL,
-        body TEXT NOT NULL, PRIMARY KEY (account, id)
+    CREATE TABLE open_sessions (
+        account TEXT NOT NULL, id TEXT NOT NULL, held_at INTEGER NOT NULL, body TEXT NOT NULL,
+        PRIMARY KEY (account, id)
     ) STRICT, WITHOUT ROWID;
-    CREATE INDEX sessions_by_time ON sessions (account, held_at);
-    CREATE INDEX sessions_open ON sessions (account) WHERE open = 1;
+    CREATE TABLE ended_sessions (
+        account TEXT NOT NULL, id TEXT NOT NULL, held_at INTEGER NOT NULL, body TEXT NOT NULL,
+        PRIMARY KEY (account, id)
+    ) STRICT;
+    CREATE INDEX ended_sessions_by_time ON ended_sessions (account, held_at);
     CREATE TABLE audit (
         account TEXT NOT NULL, seq INTEGER NOT NULL, command TEXT, body TEXT NOT NULL,
         PRIMARY KEY (account, seq)
-    ) STRICT, WITHOUT ROWID;
+    ) STRICT;
     CREATE UNIQUE INDEX audit_by_command ON audit (account, command) WHERE command IS NOT NULL;
     CREATE TABLE gateways (id TEXT PRIMARY KEY, last_seen INTEGER NOT NULL) STRICT, WITHOUT ROWID;
     PRAGMA user_version = 1;
@@ -76,14 +82,20 @@ const SELECT_ACCOUNT: &str = "SELECT version, body FROM accounts WHERE id = ?1";
 const SELECT_ACCOUNTS: &str = "SELECT version, body FROM accounts ORDER BY id";
 const INSERT_KEY: &str = "INSERT INTO api_keys (hash, account, id) VALUES (?1, ?2, ?3)";
 const SELECT_KEY: &str = "SELECT account, id FROM api_keys WHERE hash = ?1";
-const INSERT_SESSION: &str =
-    "INSERT INTO sessions (account, id, held_at, open, body) VALUES (?1, ?2, ?3, ?4, ?5)";
-const UPDATE_SESSION: &str = "UPDATE sessions SET open = ?3, body = ?4 WHERE account = ?1 AND id = ?2";
-const SELECT_SESSION: &str = "SELECT body FROM sessions WHERE account = ?1 AND id = ?2";
-const SELECT_SESSIONS: &str =
-    "SELECT body FROM sessions WHERE account = ?1 ORDER BY held_at DESC, id DESC LIMIT ?2";
-const SELECT_OPEN: &str = "SELECT body FROM sessions WHERE open = 1";
-const COUNT_OPEN: &str = "SELECT count(*) FROM sessions WHERE account = ?1 AND open = 1";
+const INSERT_OPEN: &str = "INSERT INTO open_sessions (account, id, held_at, body) VALUES (?1, ?2, ?3, ?4)";
+const UPDATE_OPEN: &str = "UPDATE open_sessions SET body = ?3 WHERE account = ?1 AND id = ?2";
+const DELETE_OPEN: &str = "DELETE FROM open_sessions WHERE account = ?1 AND id = ?2";
+const INSERT_ENDED: &str = "INSERT INTO ended_sessions (account, id, held_at, body) VALUES (?1, ?2, ?3, ?4)";
+const IS_ENDED: &str = "SELECT 1 FROM ended_sessions WHERE account = ?1 AND id = ?2";
+const SELECT_SESSION: &str = "SELECT body FROM open_sessions WHERE account = ?1 AND id = ?2
+    UNION ALL SELECT body FROM ended_sessions WHERE account = ?1 AND id = ?2";
+const SELECT_SESSIONS: &str = "SELECT body FROM (
+        SELECT held_at, id, body FROM open_sessions WHERE account = ?1
+        UNION ALL SELECT held_at, id, body FROM (
+            SELECT held_at, id, body FROM ended_sessions WHERE account = ?1 ORDER BY held_at DESC, id DESC LIMIT ?2)
+    ) ORDER BY held_at DESC, id DESC LIMIT ?2";
+const SELECT_OPEN: &str = "SELECT body FROM open_sessions";
+const COUNT_OPEN: &str = "SELECT count(*) FROM open_sessions WHERE account = ?1";
 const INSERT_ENTRY: &str = "INSERT INTO audit (account, seq, command, body) VALUES (?1, ?2, ?3, ?4)";
 const SELECT_COMMAND: &str = "SELECT body FROM audit WHERE account = ?1 AND command = ?2";
 const SELECT_ENTRIES: &str = "SELECT body FROM audit WHERE account = ?1 AND seq > ?2 ORDER BY seq LIMIT ?3";
@@ -95,8 +107,8 @@ const SELECT_GATEWAY: &str = "SELECT last_seen FROM gateways WHERE id = ?1";
 /// Room for every statement above, so that none is compiled twice.
 const STATEMENTS: usize = 32;
 
-/// Memory for pages, in KiB as SQLite wants it (negative): sessions have random ids, so that a hold touches a
-/// page anywhere among its account's latest thousands.
+/// Memory for pages, in KiB as SQLite wants it (negative): sessions have random ids, so that looking whether one
+/// has ended touches a page anywhere in their index.
 const PAGE_CACHE_KIB: i64 = -65_536;
 
 /// How long opening waits for another process that is opening the same file.
@@ -454,21 +466,25 @@ fn write_session(
     change: &SessionChange,
     body: &str,
 ) -> Result<Committed, StoreError> {
-    match change {
-        SessionChange::None => Ok(Committed::Done),
-        SessionChange::New(new) => {
-            let held_at = column(new.held_at.as_millis());
-            let columns = params![new.account.as_str(), new.id.as_str(), held_at, new.state.is_open(), body];
-            let done = inserted(transaction.prepare_cached(INSERT_SESSION)?.execute(columns))?;
-            Ok(if done { Committed::Done } else { Committed::Exists })
-        }
-        SessionChange::Update(session) => {
-            let columns =
-                params![session.account.as_str(), session.id.as_str(), session.state.is_open(), body];
-            transaction.prepare_cached(UPDATE_SESSION)?.execute(columns)?;
-            Ok(Committed::Done)
-        }
+    let (new, session) = match change {
+        SessionChange::None => return Ok(Committed::Done),
+        SessionChange::New(session) => (true, session),
+        SessionChange::Update(session) => (false, session),
+    };
+    let keys = [session.account.as_str(), session.id.as_str()];
+    let row = params![keys[0], keys[1], column(session.held_at.as_millis()), body];
+    if new {
+        let exists = transaction.prepare_cached(IS_ENDED)?.exists(keys)?
+            || !inserted(transaction.prepare_cached(INSERT_OPEN)?.execute(row))?;
+        return Ok(if exists { Committed::Exists } else { Committed::Done });
     }
+    if session.state.is_open() {
+        transaction.prepare_cached(UPDATE_OPEN)?.execute(params![keys[0], keys[1], body])?;
+    } else {
+        transaction.prepare_cached(DELETE_OPEN)?.execute(keys)?;
+        transaction.prepare_cached(INSERT_ENDED)?.execute(row)?;
+    }
+    Ok(Committed::Done)
 }
 
 /// Whether a row was inserted; if not, its key was taken.
