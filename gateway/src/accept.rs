@@ -115,13 +115,16 @@ async fn accept(
 ) {
     loop {
         // The permit before the connection: what is not accepted waits in the kernel's bounded queue.
-        let permit = Arc::clone(&permits).acquire_owned().await.expect("nobody closes it");
+        let next = async {
+            let permit = Arc::clone(&permits).acquire_owned().await.expect("nobody closes it");
+            listener.accept().await.map(|(stream, _)| (stream, permit))
+        };
         let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
+            accepted = next => accepted,
             () = told(&mut closing) => return,
         };
         match accepted {
-            Ok((stream, _)) => {
+            Ok((stream, permit)) => {
                 let (gateway, tls, closing) = (Arc::clone(&gateway), tls.clone(), closing.clone());
                 tokio::spawn(async move {
                     serve_connection(&gateway, stream, tls, closing).await;

@@ -61,6 +61,9 @@ fn answer(
         (&Method::GET, "/readyz") if gateway.is_draining() => {
             text(StatusCode::SERVICE_UNAVAILABLE, "draining\n".to_owned())
         }
+        (&Method::GET, "/readyz") if !gateway.is_serving() => {
+            text(StatusCode::SERVICE_UNAVAILABLE, "starting\n".to_owned())
+        }
         (&Method::GET, "/readyz") => text(StatusCode::OK, "ready\n".to_owned()),
         (&Method::POST, "/drain") => {
             gateway.drain();

@@ -39,10 +39,9 @@ pub async fn authenticate(
 }
 
 fn from_headers(headers: &HeaderMap) -> Option<String> {
-    if let Some(authorization) = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok()) {
-        return from_authorization(authorization);
-    }
-    KEY_HEADERS.iter().find_map(|name| Some(headers.get(*name)?.to_str().ok()?.trim().to_owned()))
+    let authorization = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
+    let key = |name: &&str| Some(headers.get(*name)?.to_str().ok()?.trim().to_owned());
+    authorization.and_then(from_authorization).or_else(|| KEY_HEADERS.iter().find_map(key))
 }
 
 /// RFC 6750 and RFC 7617. The scheme's name is in any case.

@@ -11,7 +11,7 @@ use crate::refusal::Close;
 use crate::serve::Gateway;
 
 /// From the close frame to the last session's settlement.
-const SETTLE: Duration = Duration::from_secs(15);
+const SETTLE: Duration = Duration::from_secs(5);
 
 /// The signals that ask for an end.
 #[derive(Debug)]

@@ -21,6 +21,7 @@ pub mod claim;
 pub mod upgrade;
 pub mod splice;
 pub mod frame;
+pub mod limits;
 pub mod meter;
 pub mod settle;
 pub mod sessions;

@@ -5,7 +5,7 @@ use std::collections::BinaryHeap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use billing::ExtendError;
+use billing::{Error, ExtendError};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 use tracing::{error, info, warn};
@@ -13,6 +13,9 @@ use tracing::{error, info, warn};
 use crate::refusal::Close;
 use crate::serve::Gateway;
 use crate::sessions::Live;
+
+#[cfg(test)]
+mod tests;
 
 const MINUTE: Duration = Duration::from_secs(60);
 /// How long before a minute starts it is set aside.
@@ -80,8 +83,8 @@ impl Inbox {
     }
 }
 
-/// Notes in the ledger when the session began. A failure costs nothing: the note is made again when it is settled, and a
-/// gateway that is killed before leaves a session of no minutes.
+/// Notes in the ledger when the session began. A failure costs nothing: the note is made again before its next minute and
+/// when it is settled, and a gateway that is killed before leaves a session that never began.
 async fn note_beginning(gateway: &Gateway, live: Arc<Live>) -> Due {
     if let Err(error) =
         gateway.billing.begin(&live.account, &live.id, live.begun_at, gateway.clock.now()).await
@@ -96,17 +99,21 @@ async fn note_beginning(gateway: &Gateway, live: Arc<Live>) -> Due {
 /// Sets the next minute aside, or ends the session where that minute would start.
 async fn meet(gateway: &Gateway, due: Due) -> Option<Due> {
     let Due { at, minutes, live } = due;
-    if !gateway.sessions.contains(&live) {
+    if !gateway.sessions.contains(&live.account, &live.id) {
         return None;
     }
     let starts = live.begun + MINUTE * (minutes - 1);
     let is_last = at >= starts;
-    let extended = gateway.billing.extend(&live.account, &live.id, minutes, gateway.clock.now()).await;
+    let extended = extend(gateway, &live, minutes).await;
     let again = match extended {
         Ok(()) => {
             return Some(Due { at: live.begun + MINUTE * minutes - AHEAD, minutes: minutes + 1, live });
         }
-        Err(ExtendError::NotOpen) => return None,
+        // It ends at this moment, or the ledger has lost it; in neither case does it go on.
+        Err(ExtendError::NotOpen) => {
+            live.end(Close::TryAgain);
+            return None;
+        }
         Err(ExtendError::Refused(refusal)) if is_last => {
             info!(session = %live.id, account = %live.account, %refusal, "a session ends: its next minute is not paid for");
             live.end(Close::BalanceUsedUp);
@@ -122,6 +129,16 @@ async fn meet(gateway: &Gateway, due: Due) -> Option<Due> {
         Err(ExtendError::Store(_)) => (at + RETRY).min(starts),
     };
     Some(Due { at: again, minutes, live })
+}
+
+/// A beginning that could not be noted when it happened is noted now: nothing is set aside for a session without one.
+async fn extend(gateway: &Gateway, live: &Live, minutes: u32) -> Result<(), ExtendError> {
+    let now = gateway.clock.now();
+    let begun = gateway.billing.begin(&live.account, &live.id, live.begun_at, now).await;
+    if let Err(Error::Store(error)) = begun {
+        return Err(error.into());
+    }
+    gateway.billing.extend(&live.account, &live.id, minutes, now).await
 }
 
 impl PartialEq for Due {

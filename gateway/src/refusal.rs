@@ -220,6 +220,10 @@ pub enum Close {
     /// Something of ours failed that may work again.
     TryAgain,
     BalanceUsedUp,
+    /// It has lasted as long as a session may.
+    TimeLimit,
+    /// Nothing was said for too long.
+    Idle,
 }
 
 impl Close {
@@ -234,6 +238,7 @@ impl Close {
             Self::Lost => 1011,
             Self::TryAgain => 1013,
             Self::BalanceUsedUp => 4402,
+            Self::TimeLimit | Self::Idle => 4408,
         }
     }
 
@@ -248,6 +253,8 @@ impl Close {
             Self::Lost => "the browser was lost; the session is refunded within the daily limit",
             Self::TryAgain => "the next minute could not be set aside; connect again",
             Self::BalanceUsedUp => "the balance does not cover the next minute",
+            Self::TimeLimit => "the session has lasted as long as it may",
+            Self::Idle => "nothing was sent for too long",
         }
     }
 
@@ -262,6 +269,8 @@ impl Close {
             Self::Lost => "browser lost",
             Self::TryAgain => "ledger away",
             Self::BalanceUsedUp => "balance used up",
+            Self::TimeLimit => "time limit",
+            Self::Idle => "idle",
         }
     }
 
@@ -291,6 +300,8 @@ mod tests {
             Close::Lost,
             Close::TryAgain,
             Close::BalanceUsedUp,
+            Close::TimeLimit,
+            Close::Idle,
         ] {
             let frame = close.frame();
             assert_eq!(frame.len(), 2 + usize::from(frame[1]));

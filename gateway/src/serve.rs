@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -25,7 +26,7 @@ use crate::drain::{self, Signals};
 use crate::meter::Meter;
 use crate::places::Places;
 use crate::sessions::Sessions;
-use crate::{admin, tls};
+use crate::{admin, limits, settle, tls};
 
 /// How often this gateway notes that it lives: what it leaves behind is billed up to the last note.
 const HEARTBEAT: Duration = Duration::from_secs(5);
@@ -45,13 +46,46 @@ pub struct Gateway {
     pub public_url: Option<PublicUrl>,
     /// How long a client may wait for a browser.
     pub start_timeout: Duration,
+    pub limits: limits::Limits,
+    /// Both doors accept.
+    serving: AtomicBool,
     draining: watch::Sender<bool>,
 }
 
 impl Gateway {
+    /// One without doors, whose meter runs.
+    #[cfg(test)]
+    pub(crate) fn for_tests(billing: Billing, pool: Pool) -> Arc<Self> {
+        let (meter, inbox) = Meter::new();
+        let gateway = Arc::new(Self {
+            id: GatewayId::random(),
+            billing,
+            pool,
+            sessions: Sessions::default(),
+            meter,
+            clock: Clock::new(),
+            places: Places::by_descriptors(),
+            public_url: None,
+            start_timeout: Duration::from_secs(10),
+            limits: limits::Limits {
+                max_duration: Duration::from_secs(86_400),
+                idle_timeout: Duration::from_secs(86_400),
+            },
+            serving: AtomicBool::new(true),
+            draining: watch::Sender::new(false),
+        });
+        tokio::spawn(inbox.run(Arc::clone(&gateway)));
+        gateway
+    }
+
     /// No new sessions from here on. What is open is [`drain`]'s business.
     pub fn drain(&self) {
         self.draining.send_replace(true);
+    }
+
+    #[must_use]
+    pub fn is_serving(&self) -> bool {
+        self.serving.load(Ordering::Acquire)
     }
 
     #[must_use]
@@ -86,13 +120,14 @@ pub async fn serve(serve: Serve) -> Result<()> {
     let doors = Doors::bind(config.edge.listen, tls)?;
     let addresses = Addresses { edge: doors.addresses()?, admin: admin.local_addr()? };
 
-    let heart = tokio::spawn(beat(Arc::clone(&gateway)));
+    let heart = tokio::spawn(beat(Arc::clone(&gateway), metrics.clone()));
     let admin = tokio::spawn(admin::serve(admin, Arc::clone(&gateway), metrics));
     wait_for_warmth(&gateway, config.session.start_timeout).await;
     for number in 0..config.edge.threads.get() {
         start_edge(number, doors.try_clone()?, Arc::clone(&gateway))?;
     }
     drop(doors);
+    gateway.serving.store(true, Ordering::Release);
     addresses.announce(ready_file.as_deref())?;
 
     drain::until_drained(&gateway, signals, config.session.drain_deadline).await;
@@ -131,6 +166,11 @@ async fn open(config: &Config, data_dir: &Path) -> Result<Arc<Gateway>> {
         places: Places::by_descriptors(),
         public_url: config.edge.public_url.clone(),
         start_timeout: config.session.start_timeout,
+        limits: limits::Limits {
+            max_duration: config.session.max_duration,
+            idle_timeout: config.session.idle_timeout,
+        },
+        serving: AtomicBool::new(false),
         draining: watch::Sender::new(false),
     });
     tokio::spawn(inbox.run(Arc::clone(&gateway)));
@@ -156,7 +196,7 @@ fn pool_settings(config: &Config, data_dir: &Path) -> pool::Settings {
 }
 
 fn fixed_endpoint(endpoint: &crate::config::Endpoint) -> FixedEndpoint {
-    let path = endpoint.uri().path();
+    let path = endpoint.uri().path_and_query().map_or("", http::uri::PathAndQuery::as_str);
     FixedEndpoint {
         authority: format!("{}:{}", endpoint.host(), endpoint.port()),
         path: (path.len() > 1).then(|| path.to_owned()),
@@ -187,14 +227,20 @@ fn metrics_recorder() -> Result<PrometheusHandle> {
     builder.install_recorder().context("the metrics' recorder is installed once")
 }
 
-async fn beat(gateway: Arc<Gateway>) {
+/// What has to be done every so often: the heartbeat, the metrics' upkeep, and the repair of what was left open.
+async fn beat(gateway: Arc<Gateway>, metrics: PrometheusHandle) {
     let mut ticks = interval(HEARTBEAT);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
         gateway.clock.resync();
+        // Histograms keep each sample until they are read or kept up.
+        metrics.run_upkeep();
         if let Err(error) = gateway.billing.heartbeat(&gateway.id, gateway.clock.now()).await {
             warn!(%error, "a heartbeat was not noted");
+        }
+        if let Err(error) = settle::repair(&gateway).await {
+            warn!(%error, "the ledger could not be looked through for sessions that were left open");
         }
     }
 }

@@ -17,6 +17,7 @@ use tracing::{debug, info, warn};
 use crate::authenticate::authenticate;
 use crate::claim::claim;
 use crate::hold::hold;
+use crate::limits::enforce;
 use crate::query::Query;
 use crate::refusal::Refusal;
 use crate::serve::Gateway;
@@ -36,8 +37,6 @@ const HEAD_START: Duration = Duration::from_millis(5);
 pub struct Admitted {
     held: Session,
     lease: Lease,
-    /// The browser's first frame will answer the wake-up.
-    greeted: bool,
     /// Counts it until it is settled; a drain waits for all of them.
     place: OwnedSemaphorePermit,
 }
@@ -73,46 +72,47 @@ async fn try_admit(
         return Err(Refusal::NotFound);
     }
     let handshake = Handshake::parse(request)?;
+    if gateway.is_draining() {
+        return Err(Refusal::Draining);
+    }
     let query = Query::parse(request.uri().query())?;
     let who = authenticate(&gateway.billing, request.headers(), &query).await?;
     let place = gateway.places.enter()?;
     let held = hold(gateway, &who, &top_up_url(gateway, door, request)).await?;
     let (lease, held) = claim(gateway, held).await?;
-    // While the 101 travels and the client gets its first command ready, the browser wakes up.
-    let greeted = lease.wake();
-    Ok((handshake, Admitted { held, lease, greeted, place }))
+    Ok((handshake, Admitted { held, lease, place }))
 }
 
 /// Everything after the 101. `early` is what the client sent right behind its request.
 pub async fn run<C: Client>(gateway: &Arc<Gateway>, admitted: Admitted, mut client: C, early: Bytes) {
-    let Admitted { held, mut lease, greeted, place } = admitted;
+    let Admitted { held, mut lease, place } = admitted;
     let live = Arc::new(Live::new(held.account.clone(), held.id.clone(), held.terms, gateway.clock.now()));
     let browser = match lease.take_socket().map(TcpStream::from_std) {
         Some(Ok(browser)) => browser,
         Some(Err(_)) | None => {
             warn!(session = %held.id, "the browser's socket cannot be used");
-            return give_up(gateway, Admitted { held, lease, greeted, place }).await;
+            return give_up(gateway, Admitted { held, lease, place }).await;
         }
     };
-    gateway.sessions.insert(&live);
+    let registered = gateway.sessions.insert(&live);
     tokio::spawn(follow_up(Arc::clone(gateway), Arc::clone(&live)));
-    if gateway.is_draining() {
-        // It came in while all others were told.
-        live.end(crate::refusal::Close::Draining);
-    }
-
-    let ended = splice(&mut client, browser, early, greeted, &live).await;
+    let ended = tokio::select! {
+        biased;
+        ended = splice(&mut client, browser, early, &live) => ended,
+        never = enforce(&gateway.limits, &live) => match never {},
+    };
     let judgement = judge(ended.cause, &lease).await;
     lease.release();
     settle(gateway, &live, ended, judgement.outcome).await;
-    gateway.sessions.remove(&live);
-    drop(place);
+    drop(registered);
 
     match (ended.standing, judgement.close) {
         (Standing::BetweenFrames, Some(close)) => say_goodbye(&mut client, close).await,
         (Standing::BetweenFrames | Standing::CloseSent, _) => hang_up(&mut client).await,
         (Standing::MidFrame | Standing::Gone, _) => cut(&client),
     }
+    // Last, so that a drain waits for the goodbye as well.
+    drop(place);
 }
 
 /// What a session's beginning sets off on other threads. All of it would compete with the browser's first reply, and
@@ -126,7 +126,7 @@ async fn follow_up(gateway: Arc<Gateway>, live: Arc<Live>) {
 
 /// The 101 could not be sent: the client had left.
 pub async fn give_up(gateway: &Gateway, admitted: Admitted) {
-    let Admitted { held, lease, place, .. } = admitted;
+    let Admitted { held, lease, place } = admitted;
     lease.release();
     settle::void(gateway, &held, "client left before the 101").await;
     drop(place);

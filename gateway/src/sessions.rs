@@ -73,22 +73,38 @@ impl fmt::Debug for Live {
 #[derive(Debug, Default)]
 pub struct Sessions {
     live: DashMap<(AccountId, SessionId), Arc<Live>>,
+    /// Set once all are to end: who comes in later is told at once.
+    closing: OnceLock<Close>,
+}
+
+/// A session's place among the live ones, until it is dropped; a task that panics gives it up as well.
+#[derive(Debug)]
+pub struct Registered<'a> {
+    sessions: &'a Sessions,
+    live: Arc<Live>,
+}
+
+impl Drop for Registered<'_> {
+    fn drop(&mut self) {
+        self.sessions.live.remove(&(self.live.account.clone(), self.live.id.clone()));
+        metrics::gauge!("ufb_gateway_live_sessions").decrement(1.0);
+    }
 }
 
 impl Sessions {
-    pub fn insert(&self, live: &Arc<Live>) {
+    #[must_use]
+    pub fn insert(&self, live: &Arc<Live>) -> Registered<'_> {
         self.live.insert((live.account.clone(), live.id.clone()), Arc::clone(live));
         metrics::gauge!("ufb_gateway_live_sessions").increment(1.0);
-    }
-
-    pub fn remove(&self, live: &Live) {
-        self.live.remove(&(live.account.clone(), live.id.clone()));
-        metrics::gauge!("ufb_gateway_live_sessions").decrement(1.0);
+        if let Some(close) = self.closing.get() {
+            live.end(*close);
+        }
+        Registered { sessions: self, live: Arc::clone(live) }
     }
 
     #[must_use]
-    pub fn contains(&self, live: &Live) -> bool {
-        self.live.contains_key(&(live.account.clone(), live.id.clone()))
+    pub fn contains(&self, account: &AccountId, id: &SessionId) -> bool {
+        self.live.contains_key(&(account.clone(), id.clone()))
     }
 
     #[must_use]
@@ -101,7 +117,9 @@ impl Sessions {
         self.live.is_empty()
     }
 
+    /// Ends every session, and every one that is still being admitted.
     pub fn end_all(&self, close: Close) {
+        let _ = self.closing.set(close);
         for live in &self.live {
             live.end(close);
         }

@@ -22,6 +22,9 @@ const VERDICT: Duration = Duration::from_secs(3);
 const RETRIES: [Duration; 4] =
     [Duration::from_millis(100), Duration::from_millis(500), Duration::from_secs(2), Duration::from_secs(5)];
 
+/// From a browser's claim to the session's place among the live ones: far longer than it takes.
+const ADMISSION: Duration = Duration::from_secs(60);
+
 /// How a session ended: for the ledger, and for the client where it still listens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Judgement {
@@ -59,7 +62,7 @@ fn lost(cause: &'static str) -> Judgement {
 
 /// Posts the hold of a session that has begun. Waits for the disk.
 pub async fn settle(gateway: &Gateway, live: &Live, ended: Ended, outcome: Outcome) {
-    let lasted = u64::try_from(live.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+    let lasted = u64::try_from(ended.lasted.as_millis()).unwrap_or(u64::MAX);
     let at = billing::Timestamp::from_millis(live.begun_at.as_millis().saturating_add(lasted));
     let end = End { at, outcome, up_bytes: ended.up_bytes, down_bytes: ended.down_bytes };
     let posted = persist(|| post(gateway, live, end.clone())).await;
@@ -87,6 +90,33 @@ pub async fn void(gateway: &Gateway, held: &Session, cause: &'static str) {
             error!(%error, session = %held.id, "a session could not be voided; the next start will")
         }
     }
+}
+
+/// Settles what this gateway has open in the ledger and nowhere else: a store that failed for longer than [`RETRIES`], or
+/// a task that panicked. When such a session ended is not known, so only its first minutes are billed.
+///
+/// # Errors
+///
+/// The store's; the next call tries again.
+pub async fn repair(gateway: &Gateway) -> Result<(), Error> {
+    let now = gateway.clock.now();
+    for session in gateway.billing.open_sessions().await? {
+        let is_ours =
+            session.gateway == gateway.id && now.since(session.held_at) > gateway.start_timeout + ADMISSION;
+        if !is_ours || gateway.sessions.contains(&session.account, &session.id) {
+            continue;
+        }
+        error!(session = %session.id, account = %session.account, "a session was left open; it is settled now");
+        match session.begun_at {
+            None => drop(gateway.billing.void(&session.account, &session.id, "gateway fault", now).await?),
+            Some(at) => {
+                let outcome = Outcome::Completed { cause: "gateway fault" };
+                let end = End { at, outcome, up_bytes: 0, down_bytes: 0 };
+                drop(gateway.billing.post(&session.account, &session.id, end, now).await?);
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Repeats what the store failed to do; the commands are idempotent.

@@ -21,6 +21,9 @@ use crate::frame::{Sender, Tracker, Violation};
 use crate::refusal::Close;
 use crate::sessions::Live;
 
+#[cfg(test)]
+mod tests;
+
 /// The read buffer of a thread. What one read brings of a large message; beyond this size throughput no longer grows.
 const BUFFER: usize = 128 * 1024;
 /// How long the rest of a frame may take, and the browser's answer to a close frame, before the connection is given up.
@@ -35,6 +38,8 @@ thread_local! {
 /// The end of a splice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ended {
+    /// From the session's beginning. What follows (a verdict, a goodbye) is not the client's time.
+    pub lasted: Duration,
     pub up_bytes: u64,
     pub down_bytes: u64,
     pub cause: Cause,
@@ -87,23 +92,14 @@ impl Client for tokio_rustls::server::TlsStream<TcpStream> {
 }
 
 /// Passes bytes until one side ends, or [`Live::end`] is called. `early` is what the client sent right behind its request.
-/// `greeted`: the browser's first frame answers somebody else and is dropped.
-///
 /// Dropping the future ends both connections where they stand.
-pub async fn splice<C: Client>(
-    client: &mut C,
-    mut browser: TcpStream,
-    early: Bytes,
-    greeted: bool,
-    live: &Live,
-) -> Ended {
+pub async fn splice<C: Client>(client: &mut C, mut browser: TcpStream, early: Bytes, live: &Live) -> Ended {
     let mut relay = Relay {
         up: Flow::new(Sender::Client, &live.up_bytes),
         down: Flow::new(Sender::Browser, &live.down_bytes),
         told: None,
         grace: None,
     };
-    relay.down.skipping = greeted;
     let cause = match relay.up.take_in(&early) {
         Ok(()) => poll_fn(|cx| relay.poll(client, &mut browser, live, cx)).await,
         Err(violation) => Cause::ClientFault(violation),
@@ -115,6 +111,7 @@ pub async fn splice<C: Client>(
         _ => Standing::BetweenFrames,
     };
     Ended {
+        lasted: live.begun.elapsed(),
         up_bytes: live.up_bytes.load(Ordering::Relaxed),
         down_bytes: live.down_bytes.load(Ordering::Relaxed),
         cause,
@@ -272,8 +269,6 @@ struct Flow<'a> {
     /// A writer that buffers (TLS) has bytes that are not on the wire.
     unflushed: bool,
     writer_ended: bool,
-    /// In the reader's first frame, which is not passed on.
-    skipping: bool,
 }
 
 impl<'a> Flow<'a> {
@@ -285,12 +280,11 @@ impl<'a> Flow<'a> {
             taken: 0,
             unflushed: false,
             writer_ended: false,
-            skipping: false,
         }
     }
 
     fn is_between_frames(&self) -> bool {
-        self.skipping || (self.tracker.at_boundary() && self.pending.is_empty())
+        self.tracker.at_boundary() && self.pending.is_empty()
     }
 
     /// Takes bytes that were read elsewhere.
@@ -338,23 +332,11 @@ impl<'a> Flow<'a> {
             if ready!(Pin::new(reader).poll_read(cx, &mut buffer)).is_err() || buffer.filled().is_empty() {
                 return Poll::Ready(Err(Stop::ReaderEnded));
             }
-            let bytes = self.skip(buffer.filled());
+            let bytes = buffer.filled();
             self.tracker.advance(bytes).map_err(Stop::Violation)?;
             self.count(bytes.len());
             Poll::Ready(self.pass_on(bytes, writer, cx))
         })
-    }
-
-    /// What is left of `bytes` behind a frame that is not passed on.
-    fn skip<'b>(&mut self, mut bytes: &'b [u8]) -> &'b [u8] {
-        while self.skipping && !bytes.is_empty() {
-            let sure = usize::try_from(self.tracker.until_boundary()).unwrap_or(usize::MAX);
-            let (step, rest) = bytes.split_at(sure.clamp(1, bytes.len()));
-            self.tracker.advance(step).expect("a browser's frames are not checked");
-            self.skipping = !self.tracker.at_boundary();
-            bytes = rest;
-        }
-        bytes
     }
 
     /// Writes `bytes`, and keeps what the writer does not take.

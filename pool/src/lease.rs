@@ -1,6 +1,5 @@
 //! A browser that is claimed: the right to use it once.
 
-use std::io::Write;
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,28 +11,14 @@ use crate::provider::{Browser, Verdict};
 use crate::ready::Warm;
 use crate::warmer::Event;
 
-/// Where a browser serves CDP: further sockets of a session are opened there.
+/// Where a browser serves CDP.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Endpoint {
+pub(crate) struct Endpoint {
     /// The TCP address.
-    pub address: SocketAddr,
+    pub(crate) address: SocketAddr,
     /// The path of the browser's own WebSocket, `/devtools/browser/…`.
-    pub path: String,
+    pub(crate) path: String,
 }
-
-/// A text frame, masked with zeros, since a client's frames have to be masked (RFC 6455, section 5.3).
-const WAKE: [u8; 6 + 38] = {
-    let command = b"{\"id\":1,\"method\":\"Browser.getVersion\"}";
-    let mut frame = [0; 6 + 38];
-    frame[0] = 0x81;
-    frame[1] = 0x80 | 38;
-    let mut at = 0;
-    while at < command.len() {
-        frame[6 + at] = command[at];
-        at += 1;
-    }
-    frame
-};
 
 /// One browser, claimed for one session. It is destroyed and replaced when it is [released](Lease::release).
 #[derive(Debug)]
@@ -52,21 +37,6 @@ impl Lease {
     /// The upgraded CDP socket: non-blocking, `TCP_NODELAY`, nothing read from it that is not the session's. Once only.
     pub fn take_socket(&mut self) -> Option<TcpStream> {
         self.socket.take()
-    }
-
-    /// Where further sockets are opened.
-    pub fn endpoint(&self) -> &Endpoint {
-        &self.browser().endpoint
-    }
-
-    /// Wakes the browser with a command, so that its threads run by the time the session's first command arrives; they
-    /// have slept since the pool warmed the socket, and to wake them takes longer than to answer. True: the first frame
-    /// that comes from the socket is the answer to it, and none of the session's.
-    #[must_use]
-    pub fn wake(&self) -> bool {
-        let Some(socket) = &self.socket else { return false };
-        // A socket on which only a few answered commands have passed takes a short frame whole, or is broken.
-        matches!((&mut &*socket).write(&WAKE), Ok(written) if written == WAKE.len())
     }
 
     /// How the browser ended, as soon as that is known; [`Verdict::Unknown`] when it is not after `within`.

@@ -24,7 +24,7 @@ use tokio::time::{Instant, timeout_at};
 use ready::Ready;
 use warmer::{Event, Refused, Warmer};
 
-pub use lease::{Endpoint, Lease};
+pub use lease::Lease;
 pub use provider::{FixedEndpoint, ProviderError, ProviderSettings, Verdict};
 
 /// Events that wait for the warmer. More than browsers can be started or claimed in the moments that it is busy; a full

@@ -173,6 +173,16 @@ enum Hand {
 }
 
 impl Browser {
+    /// One that was never started. `path` tells it from others.
+    #[cfg(test)]
+    pub(crate) fn for_tests(path: String) -> Self {
+        let endpoint = FixedEndpoint { authority: String::new(), path: None };
+        let slot = Fixed::new(vec![endpoint], NonZeroUsize::MIN).reserve().expect("nobody else reserves");
+        let endpoint = Endpoint { address: SocketAddr::from(([127, 0, 0, 1], 0)), path };
+        let (_, exit) = watch::channel(None);
+        Self { endpoint, claimable: Claimable::new(), exit, hand: Hand::Fixed(slot) }
+    }
+
     /// Ends it now; its profile is removed behind it. Harmless when it is gone already.
     pub(crate) fn stop_at_once(&self) {
         if let Hand::Process(group) = &self.hand {

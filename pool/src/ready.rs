@@ -12,6 +12,9 @@ use rustix::net::{RecvFlags, recv};
 
 use crate::provider::Browser;
 
+#[cfg(test)]
+mod tests;
+
 const READY: u8 = 0;
 const TAKEN: u8 = 1;
 const DEAD: u8 = 2;

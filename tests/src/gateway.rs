@@ -5,7 +5,8 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
+use rustix::process::Signal;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -98,6 +99,37 @@ impl Gateway {
     /// The kernel refused.
     pub fn kill(&mut self) -> Result<()> {
         self.running.kill()
+    }
+
+    /// Asks the gateway to stop, as an operator does.
+    ///
+    /// # Errors
+    ///
+    /// It has ended.
+    pub fn terminate(&self) -> Result<()> {
+        self.running.pid()?.signal(Signal::TERM)
+    }
+
+    /// Waits for the end of the gateway; none where a signal ended it.
+    ///
+    /// # Errors
+    ///
+    /// It goes on.
+    pub async fn exit_code(&mut self) -> Result<Option<i32>> {
+        eventually("the gateway has ended", async || self.running.has_ended()).await?;
+        self.running.exit_code()
+    }
+
+    /// Tries to start a second gateway on the same directory. What it said before it gave up.
+    ///
+    /// # Errors
+    ///
+    /// It started.
+    pub async fn start_another(&self) -> Result<String> {
+        match serve(self.directory.path(), &self.settings).await {
+            Ok(_) => bail!("it started"),
+            Err(words) => Ok(format!("{words:#}")),
+        }
     }
 
     /// Starts the gateway again after [`Gateway::kill`], in the same directory, on other ports.

@@ -17,6 +17,7 @@ const END_OF_HEAD: &[u8] = b"\r\n\r\n";
 /// One request.
 #[derive(Debug, Clone)]
 pub struct Request {
+    method: &'static str,
     target: String,
     headers: Vec<(String, String)>,
 }
@@ -24,7 +25,12 @@ pub struct Request {
 impl Request {
     #[must_use]
     pub fn get(target: &str) -> Self {
-        Self { target: target.to_owned(), headers: Vec::new() }
+        Self { method: "GET", target: target.to_owned(), headers: Vec::new() }
+    }
+
+    #[must_use]
+    pub fn post(target: &str) -> Self {
+        Self { method: "POST", ..Self::get(target) }
     }
 
     /// Asks for a WebSocket, with the headers that RFC 6455 wants.
@@ -57,7 +63,7 @@ impl Request {
     }
 
     fn head(&self, to: SocketAddr) -> String {
-        let mut head = format!("GET {} HTTP/1.1\r\nHost: {to}\r\n", self.target);
+        let mut head = format!("{} {} HTTP/1.1\r\nHost: {to}\r\n", self.method, self.target);
         for (name, value) in &self.headers {
             head += &format!("{name}: {value}\r\n");
         }

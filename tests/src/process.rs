@@ -158,6 +158,11 @@ impl Running {
         Ok(self.child.try_wait()?.is_some())
     }
 
+    /// The code that it has exited with, once it has.
+    pub(crate) fn exit_code(&mut self) -> Result<Option<i32>> {
+        Ok(self.child.try_wait()?.and_then(|status| status.code()))
+    }
+
     /// All that it has printed so far.
     ///
     /// # Errors

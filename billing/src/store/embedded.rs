@@ -226,14 +226,20 @@ impl Embedded {
 
     pub(super) async fn principal(&self, hash: Digest) -> Result<Option<Principal>, StoreError> {
         let cached = self.keys.get(&hash).map(|principal| principal.clone());
-        let principal = match cached {
-            Some(principal) => principal,
+        let (principal, account) = match cached {
+            Some(principal) => {
+                let account = self.load(&principal.account).await?;
+                (principal, account)
+            }
             None => match patiently(|| select_principal(&lock(&self.hot), hash)).await? {
-                Some(principal) => principal,
+                // Another process may have made the key since the account was cached.
+                Some(principal) => {
+                    let account = self.reload(&principal.account).await?;
+                    (principal, account)
+                }
                 None => return Ok(None),
             },
         };
-        let account = self.load(&principal.account).await?;
         if !account.is_some_and(|account| account.has_live_key(&principal.key)) {
             return Ok(None);
         }

@@ -12,7 +12,7 @@ use crate::config::Config;
 use super::output::{Failure, Output, table};
 use super::{CustomerAction, key, store};
 
-/// What a person takes in at a glance; `GET /api/sessions` has the rest.
+/// What a person takes in at a glance.
 const SESSIONS_SHOWN: u32 = 20;
 
 pub(super) async fn run(

@@ -51,7 +51,6 @@ fn documented_defaults() {
     let minutes = |minutes: u64| Duration::from_secs(minutes * 60);
     assert_eq!(config.session.max_duration, minutes(24 * 60));
     assert_eq!(config.session.idle_timeout, minutes(10));
-    assert_eq!(config.session.connect_timeout, minutes(5));
     assert_eq!(config.session.start_timeout, Duration::from_secs(10));
     assert_eq!(config.session.drain_deadline, Duration::from_secs(25));
     assert_eq!(config.session.refunds_per_day, 10);

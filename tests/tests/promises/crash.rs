@@ -1,7 +1,7 @@
 //! A gateway that is killed in the midst of a session loses no money, bills none twice and leaves no browser behind.
 
 use anyhow::Result;
-use tests::{Gateway, Session, State};
+use tests::{Gateway, Session, State, eventually};
 
 #[tokio::test]
 async fn a_killed_gateway_is_settled_by_the_next() -> Result<()> {
@@ -9,6 +9,11 @@ async fn a_killed_gateway_is_settled_by_the_next() -> Result<()> {
     let customer = gateway.prepaid_customer("starter", 100_000).await?;
     let mut session = gateway.connect(&customer).await?;
     session.browser().await?;
+    // A session that is killed before its beginning is noted costs nothing.
+    eventually("the session's beginning is noted", async || {
+        Ok(gateway.account(&customer).await?.sessions[0].state == State::Open)
+    })
+    .await?;
     let browsers = gateway.browsers()?;
     assert!(!browsers.is_empty());
 

@@ -4,7 +4,9 @@
 mod clients;
 mod crash;
 mod doors;
+mod drain;
 mod endings;
+mod limits;
 mod lost;
 mod overdraft;
 mod quickstart;

@@ -1,0 +1,255 @@
+//! Whole sessions by the paused clock, with the real ledger: it moves only when every task waits, from one date to the
+//! next, so that minutes begin and end exactly.
+
+use std::future::poll_fn;
+use std::num::NonZeroUsize;
+use std::sync::mpsc::sync_channel;
+use std::task::Poll;
+
+use billing::{
+    Actor, Billing, Catalogue, CommandId, Limits, Micros, NewCustomer, Outcome, Principal, Session,
+    SessionId, StoreUrl,
+};
+use pool::{FixedEndpoint, Pool, ProviderSettings, Settings};
+use tempfile::TempDir;
+use tokio::task::spawn_blocking;
+use tokio::time::sleep;
+
+use super::*;
+use crate::sessions::Registered;
+use crate::settle::settle;
+use crate::splice::{Cause, Ended, Standing};
+
+const SECOND: Duration = Duration::from_secs(1);
+const MILLISECOND: Duration = Duration::from_millis(1);
+
+#[tokio::test(start_paused = true)]
+async fn each_started_minute_costs() {
+    let bench = Bench::open().await;
+    let customer = bench.prepaid(1_000_000).await;
+    let cases = [
+        (Duration::ZERO, 1, 10_000),
+        (5 * MINUTE, 5, 10_000),
+        (5 * MINUTE + MILLISECOND, 6, 12_000),
+        (12 * MINUTE, 12, 24_000),
+        (12 * MINUTE + MILLISECOND, 13, 26_000),
+    ];
+    let mut balance = 1_000_000;
+    for (lasts, minutes, price) in cases {
+        let session = bench.begin(&customer).await;
+        session.goes_on_until(lasts).await;
+        let record = bench.settle(session).await;
+        assert_eq!((record.minutes, record.charged), (minutes, Micros::new(price)), "{lasts:?}");
+        balance -= price;
+        assert_eq!(bench.balance(&customer).await, balance, "{lasts:?}");
+    }
+    standing_still(bench.gateway.billing.verify(&customer.account)).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_included_session_covers_five_minutes() {
+    let bench = Bench::open().await;
+    let customer = bench.subscriber().await;
+
+    let session = bench.begin(&customer).await;
+    assert_eq!(session.told().await, Close::BalanceUsedUp);
+    assert_eq!(session.live.begun.elapsed(), 5 * MINUTE);
+
+    let record = bench.settle(session).await;
+    assert_eq!((record.minutes, record.funding.included, record.charged), (5, 1, Micros::ZERO));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_sixth_minute_of_an_included_session_comes_from_the_balance() {
+    let bench = Bench::open().await;
+    let customer = bench.subscriber().await;
+    bench.top_up(&customer, 2_000).await;
+
+    let session = bench.begin(&customer).await;
+    session.goes_on_until(5 * MINUTE + SECOND).await;
+
+    let record = bench.settle(session).await;
+    assert_eq!((record.minutes, record.funding.included, record.charged), (6, 1, Micros::new(2_000)));
+    assert_eq!(bench.balance(&customer).await, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_minute_that_is_not_paid_for_does_not_begin() {
+    let bench = Bench::open().await;
+    let customer = bench.prepaid(10_000).await;
+
+    let session = bench.begin(&customer).await;
+    assert_eq!(session.told().await, Close::BalanceUsedUp);
+    assert_eq!(session.live.begun.elapsed(), 5 * MINUTE, "five minutes are paid for, and no moment more");
+
+    // To end it in an orderly way takes a moment, which is not the customer's.
+    session.lasts_until(5 * MINUTE + SECOND).await;
+    let record = bench.settle(session).await;
+    assert_eq!((record.minutes, record.charged), (5, Micros::new(10_000)));
+    assert_eq!(bench.balance(&customer).await, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_top_up_at_the_last_moment_lets_it_go_on() {
+    let bench = Bench::open().await;
+    let customer = bench.prepaid(10_000).await;
+
+    let session = bench.begin(&customer).await;
+    session.goes_on_until(5 * MINUTE - MILLISECOND).await;
+    bench.top_up(&customer, 2_000).await;
+
+    assert_eq!(session.told().await, Close::BalanceUsedUp);
+    assert_eq!(session.live.begun.elapsed(), 6 * MINUTE, "one more minute was paid for");
+    assert_eq!(bench.settle(session).await.charged, Micros::new(12_000));
+    assert_eq!(bench.balance(&customer).await, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_sessions_do_not_share_a_minute() {
+    let bench = Bench::open().await;
+    let customer = bench.prepaid(2 * 10_000 + 2_000).await;
+
+    let (first, second) = (bench.begin(&customer).await, bench.begin(&customer).await);
+    let lasted = async |session: &Running<'_>| {
+        session.told().await;
+        session.live.begun.elapsed()
+    };
+    let (first, second) = tokio::join!(lasted(&first), lasted(&second));
+    assert_eq!((first.min(second), first.max(second)), (5 * MINUTE, 6 * MINUTE));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_minute_that_was_set_aside_and_did_not_begin_goes_back() {
+    let bench = Bench::open().await;
+    let customer = bench.prepaid(20_000).await;
+
+    let session = bench.begin(&customer).await;
+    session.goes_on_until(5 * MINUTE - SECOND).await;
+    assert_eq!(bench.balance(&customer).await, 8_000, "the sixth minute is set aside");
+
+    let record = bench.settle(session).await;
+    assert_eq!((record.minutes, record.charged), (5, Micros::new(10_000)));
+    sleep(5 * MINUTE).await;
+    assert_eq!(bench.balance(&customer).await, 10_000, "nothing more is set aside");
+}
+
+/// A gateway with a ledger of its own and no browser.
+struct Bench {
+    gateway: Arc<Gateway>,
+    _folder: TempDir,
+}
+
+impl Bench {
+    async fn open() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let store = StoreUrl::Sqlite(folder.path().join("ledger.db"));
+        let billing = Billing::open(&store, Catalogue::default(), Limits::default()).unwrap();
+        let nowhere = FixedEndpoint { authority: "127.0.0.1:1".to_owned(), path: None };
+        let settings = Settings {
+            provider: ProviderSettings::Fixed {
+                endpoints: vec![nowhere],
+                sessions_per_endpoint: NonZeroUsize::MIN,
+            },
+            min_idle: 0,
+            max_idle: NonZeroUsize::MIN,
+            start_timeout: SECOND,
+            directory: folder.path().join("browsers"),
+        };
+        let pool = Pool::open(settings).await.unwrap();
+        Self { gateway: Gateway::for_tests(billing, pool), _folder: folder }
+    }
+
+    /// One who pays with a balance of so many micro-dollars.
+    async fn prepaid(&self, micros: u64) -> Principal {
+        self.customer(Some(Micros::new(micros))).await
+    }
+
+    /// One who has included sessions and no balance.
+    async fn subscriber(&self) -> Principal {
+        self.customer(None).await
+    }
+
+    async fn customer(&self, prepaid: Option<Micros>) -> Principal {
+        let Gateway { billing, clock, .. } = &*self.gateway;
+        let new =
+            NewCustomer { id: None, email: "a@example.com".to_owned(), plan: "starter".to_owned(), prepaid };
+        let created = billing.create_customer(new, Actor::Operator, clock.now());
+        let (_, secret) = standing_still(created).await.unwrap();
+        billing.authenticate(secret.expose()).await.unwrap().unwrap()
+    }
+
+    async fn top_up(&self, customer: &Principal, micros: u64) {
+        let Gateway { billing, clock, .. } = &*self.gateway;
+        let (amount, command) = (Micros::new(micros), CommandId::random());
+        let credited = billing.credit(&customer.account, amount, command, Actor::Operator, clock.now());
+        standing_still(credited).await.unwrap();
+    }
+
+    /// In micro-dollars.
+    async fn balance(&self, customer: &Principal) -> u64 {
+        self.gateway.billing.account(&customer.account).await.unwrap().unwrap().balance.get()
+    }
+
+    /// Holds a session and lets its minutes count, as if its 101 were out.
+    async fn begin(&self, customer: &Principal) -> Running<'_> {
+        let Gateway { id, billing, clock, sessions, meter, .. } = &*self.gateway;
+        let held = billing.hold(customer, SessionId::random(), id, clock.now()).await.unwrap().session;
+        let live = Arc::new(Live::new(held.account, held.id, held.terms, clock.now()));
+        let registered = sessions.insert(&live);
+        meter.begin(&live);
+        Running { live, registered }
+    }
+
+    /// Ends it now. The answer is its final record.
+    async fn settle(&self, Running { live, registered }: Running<'_>) -> Session {
+        let ended = Ended {
+            lasted: live.begun.elapsed(),
+            up_bytes: 0,
+            down_bytes: 0,
+            cause: Cause::ClientGone,
+            standing: Standing::Gone,
+        };
+        standing_still(settle(&self.gateway, &live, ended, Outcome::Completed { cause: "client gone" }))
+            .await;
+        drop(registered);
+        self.gateway.billing.session(&live.account, &live.id).await.unwrap().unwrap()
+    }
+}
+
+/// A session that has begun.
+struct Running<'a> {
+    live: Arc<Live>,
+    registered: Registered<'a>,
+}
+
+impl Running<'_> {
+    /// Waits until somebody ends it.
+    async fn told(&self) -> Close {
+        poll_fn(|cx| self.live.poll_end(cx).map_or(Poll::Pending, Poll::Ready)).await
+    }
+
+    /// Waits until so long after its beginning.
+    async fn lasts_until(&self, age: Duration) {
+        sleep_until(self.live.begun + age).await;
+    }
+
+    /// The same, and nobody ends it before.
+    async fn goes_on_until(&self, age: Duration) {
+        tokio::select! {
+            close = self.told() => panic!("it was ended after {:?}: {close:?}", self.live.begun.elapsed()),
+            () = self.lasts_until(age) => {}
+        }
+    }
+}
+
+/// Awaits what depends on another thread, such as the ledger's disk. The paused clock takes that for idleness and would
+/// move on; it stands still while a blocking task runs.
+async fn standing_still<T>(work: impl Future<Output = T>) -> T {
+    let (done, is_done) = sync_channel::<()>(0);
+    let blocking = spawn_blocking(move || is_done.recv());
+    let output = work.await;
+    drop(done);
+    // An error, as was meant: nothing is ever sent.
+    let _ = blocking.await;
+    output
+}
