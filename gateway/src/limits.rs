@@ -1,13 +1,20 @@
 //! How long a session may last, and how long it may be silent.
+//!
+//! One task looks at all live sessions every second. A timer for each of them would be cheaper to write down, but an edge
+//! thread that has timers arms one each time it goes to sleep, which is twice for every message that it relays.
 
-use std::convert::Infallible;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{MissedTickBehavior, interval};
 
 use crate::refusal::Close;
+use crate::serve::Gateway;
 use crate::sessions::Live;
+
+/// How late a limit may be noticed.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// The operator's limits.
 #[derive(Debug, Clone, Copy)]
@@ -18,24 +25,24 @@ pub struct Limits {
     pub idle_timeout: Duration,
 }
 
-/// Ends the session when it has reached a limit. Never returns; dropped with the session.
-///
-/// Silence is noticed by looking, not by being told: a relayed byte costs nothing here. So it lasts at least
-/// `idle_timeout`, and at most twice as long.
-pub async fn enforce(limits: &Limits, live: &Live) -> Infallible {
-    let last = live.begun + limits.max_duration;
-    let mut passed = None;
+/// Ends sessions that have reached a limit, until it is dropped.
+pub async fn enforce(gateway: Arc<Gateway>) {
+    let mut looks = interval(LOOK);
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        let look = last.min(Instant::now() + limits.idle_timeout);
-        sleep_until(look).await;
-        let now = live.up_bytes.load(Ordering::Relaxed) + live.down_bytes.load(Ordering::Relaxed);
-        if look == last {
+        looks.tick().await;
+        gateway.sessions.for_each(|live| gateway.limits.apply(live));
+    }
+}
+
+impl Limits {
+    fn apply(&self, live: &Live) {
+        let lasted = live.begun.elapsed();
+        let passed = live.up_bytes.load(Ordering::Relaxed) + live.down_bytes.load(Ordering::Relaxed);
+        if lasted >= self.max_duration {
             live.end(Close::TimeLimit);
-            return std::future::pending().await;
-        }
-        if passed.replace(now) == Some(now) {
+        } else if live.silence(passed, lasted) >= self.idle_timeout {
             live.end(Close::Idle);
-            return std::future::pending().await;
         }
     }
 }

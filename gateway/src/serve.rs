@@ -121,6 +121,7 @@ pub async fn serve(serve: Serve) -> Result<()> {
     let addresses = Addresses { edge: doors.addresses()?, admin: admin.local_addr()? };
 
     let heart = tokio::spawn(beat(Arc::clone(&gateway), metrics.clone()));
+    let limits = tokio::spawn(limits::enforce(Arc::clone(&gateway)));
     let admin = tokio::spawn(admin::serve(admin, Arc::clone(&gateway), metrics));
     wait_for_warmth(&gateway, config.session.start_timeout).await;
     for number in 0..config.edge.threads.get() {
@@ -133,6 +134,7 @@ pub async fn serve(serve: Serve) -> Result<()> {
     drain::until_drained(&gateway, signals, config.session.drain_deadline).await;
     gateway.pool.close().await;
     heart.abort();
+    limits.abort();
     admin.abort();
     info!("drained; every session is settled");
     drop(lock);

@@ -17,7 +17,6 @@ use tracing::{debug, info, warn};
 use crate::authenticate::authenticate;
 use crate::claim::claim;
 use crate::hold::hold;
-use crate::limits::enforce;
 use crate::query::Query;
 use crate::refusal::Refusal;
 use crate::serve::Gateway;
@@ -96,11 +95,7 @@ pub async fn run<C: Client>(gateway: &Arc<Gateway>, admitted: Admitted, mut clie
     };
     let registered = gateway.sessions.insert(&live);
     tokio::spawn(follow_up(Arc::clone(gateway), Arc::clone(&live)));
-    let ended = tokio::select! {
-        biased;
-        ended = splice(&mut client, browser, early, &live) => ended,
-        never = enforce(&gateway.limits, &live) => match never {},
-    };
+    let ended = splice(&mut client, browser, early, &live).await;
     let judgement = judge(ended.cause, &lease).await;
     lease.release();
     settle(gateway, &live, ended, judgement.outcome).await;

@@ -2,8 +2,9 @@
 
 use std::fmt;
 use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::Context;
+use std::time::Duration;
 
 use billing::{AccountId, SessionId, Terms, Timestamp};
 use dashmap::DashMap;
@@ -25,6 +26,8 @@ pub struct Live {
     pub up_bytes: AtomicU64,
     /// From the browser to the client.
     pub down_bytes: AtomicU64,
+    /// Bytes that had passed when the session was last found to have said something, and how old it was then.
+    heard: Mutex<(u64, Duration)>,
     end: OnceLock<Close>,
     waker: AtomicWaker,
 }
@@ -40,6 +43,7 @@ impl Live {
             begun_at,
             up_bytes: AtomicU64::new(0),
             down_bytes: AtomicU64::new(0),
+            heard: Mutex::new((0, Duration::ZERO)),
             end: OnceLock::new(),
             waker: AtomicWaker::new(),
         }
@@ -49,6 +53,15 @@ impl Live {
     pub fn end(&self, close: Close) {
         let _ = self.end.set(close);
         self.waker.wake();
+    }
+
+    /// How long it has said nothing, for a session of age `lasted` that has passed `passed` bytes. One task asks.
+    pub(crate) fn silence(&self, passed: u64, lasted: Duration) -> Duration {
+        let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        if heard.0 != passed {
+            *heard = (passed, lasted);
+        }
+        lasted.saturating_sub(heard.1)
     }
 
     /// Whether somebody ended it; otherwise the task is woken when somebody does. One task waits.
@@ -117,11 +130,15 @@ impl Sessions {
         self.live.is_empty()
     }
 
+    pub fn for_each(&self, mut visit: impl FnMut(&Live)) {
+        for live in &self.live {
+            visit(&live);
+        }
+    }
+
     /// Ends every session, and every one that is still being admitted.
     pub fn end_all(&self, close: Close) {
         let _ = self.closing.set(close);
-        for live in &self.live {
-            live.end(close);
-        }
+        self.for_each(|live| live.end(close));
     }
 }

@@ -133,6 +133,18 @@ async fn a_minute_that_was_set_aside_and_did_not_begin_goes_back() {
     assert_eq!(bench.balance(&customer).await, 10_000, "nothing more is set aside");
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_session_that_is_not_open_in_the_ledger_does_not_go_on() {
+    let bench = Bench::open().await;
+    let customer = bench.prepaid(1_000_000).await;
+
+    let session = bench.begin(&customer).await;
+    session.goes_on_until(MINUTE).await;
+    bench.record_the_end(&session).await;
+
+    assert_eq!(session.told().await, Close::TryAgain);
+}
+
 /// A gateway with a ledger of its own and no browser.
 struct Bench {
     gateway: Arc<Gateway>,
@@ -195,13 +207,18 @@ impl Bench {
         let Gateway { id, billing, clock, sessions, meter, .. } = &*self.gateway;
         let held = billing.hold(customer, SessionId::random(), id, clock.now()).await.unwrap().session;
         let live = Arc::new(Live::new(held.account, held.id, held.terms, clock.now()));
-        let registered = sessions.insert(&live);
+        let _registered = sessions.insert(&live);
         meter.begin(&live);
-        Running { live, registered }
+        Running { live, _registered }
     }
 
     /// Ends it now. The answer is its final record.
-    async fn settle(&self, Running { live, registered }: Running<'_>) -> Session {
+    async fn settle(&self, session: Running<'_>) -> Session {
+        self.record_the_end(&session).await;
+        self.gateway.billing.session(&session.live.account, &session.live.id).await.unwrap().unwrap()
+    }
+
+    async fn record_the_end(&self, Running { live, .. }: &Running<'_>) {
         let ended = Ended {
             lasted: live.begun.elapsed(),
             up_bytes: 0,
@@ -209,17 +226,15 @@ impl Bench {
             cause: Cause::ClientGone,
             standing: Standing::Gone,
         };
-        standing_still(settle(&self.gateway, &live, ended, Outcome::Completed { cause: "client gone" }))
-            .await;
-        drop(registered);
-        self.gateway.billing.session(&live.account, &live.id).await.unwrap().unwrap()
+        let outcome = Outcome::Completed { cause: "client gone" };
+        standing_still(settle(&self.gateway, live, ended, outcome)).await;
     }
 }
 
 /// A session that has begun.
 struct Running<'a> {
     live: Arc<Live>,
-    registered: Registered<'a>,
+    _registered: Registered<'a>,
 }
 
 impl Running<'_> {

@@ -107,6 +107,30 @@ async fn a_frame_that_has_begun_is_finished_before_the_close_frame() {
     }
 }
 
+/// The paused clock moves when the relay has read what it may.
+#[tokio::test(start_paused = true)]
+async fn what_was_read_before_goes_before_the_close_frame() {
+    let frame = from_browser(BINARY, 10_000);
+    let mut line = Line::open().await;
+    let (mut read, mut sent) = (0, 0);
+    while read == sent {
+        line.browser.write_all(&frame).await.unwrap();
+        sent += frame.len() as u64;
+        sleep(Duration::from_millis(1)).await;
+        read = line.live.down_bytes.load(Ordering::Relaxed);
+    }
+    tokio::time::resume();
+
+    line.live.end(Close::Draining);
+
+    let passed = rest(&mut line.client).await.unwrap();
+    drop(line.client);
+    let ended = line.relay.await.unwrap();
+    assert_eq!(ended.standing, Standing::BetweenFrames);
+    let frames = usize::try_from(ended.down_bytes).unwrap() / frame.len();
+    assert!(passed == [frame.repeat(frames), Close::Draining.frame()].concat(), "something is missing");
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_frame_that_does_not_go_on_is_given_up() {
     let frame = from_browser(TEXT, 300);

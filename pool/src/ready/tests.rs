@@ -13,6 +13,8 @@ const BROWSERS: usize = 400;
 const ROUNDS: usize = 20;
 const CLAIMERS: usize = 4;
 const KILLERS: usize = 2;
+/// Enough for both orders to be seen many times.
+const MOMENTS: usize = 20_000;
 
 #[test]
 fn none_is_given_twice_and_no_dead_one_at_all() {
@@ -64,6 +66,35 @@ fn none_is_given_twice_and_no_dead_one_at_all() {
         assert_eq!(ready.len(), 0);
         assert!(ready.pop().is_none());
     }
+}
+
+#[test]
+fn a_claim_and_a_death_at_the_same_moment() {
+    let browsers: Vec<_> = (0..MOMENTS).map(|_| Claimable::new()).collect();
+    let moment = AtomicUsize::new(0);
+    // Both come to the same browser before either goes on to it.
+    let in_step = |number: usize| {
+        moment.fetch_add(1, Ordering::AcqRel);
+        while moment.load(Ordering::Acquire) < 2 * (number + 1) {
+            thread::yield_now();
+        }
+    };
+    let wins = |try_one: fn(&Claimable) -> bool| {
+        let each = browsers.iter().enumerate();
+        each.filter(|(number, browser)| {
+            in_step(*number);
+            try_one(browser)
+        })
+        .count()
+    };
+
+    let (taken, died) = thread::scope(|scope| {
+        let claimer = scope.spawn(|| wins(Claimable::take));
+        let died = wins(Claimable::die);
+        (claimer.join().unwrap(), died)
+    });
+
+    assert_eq!(taken + died, MOMENTS, "each time one of the two, and never both");
 }
 
 #[test]
