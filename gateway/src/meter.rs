@@ -5,9 +5,10 @@ use std::collections::BinaryHeap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use billing::{Error, ExtendError};
+use billing::{Error, ExtendError, StoreError};
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep_until};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until, timeout_at};
 use tracing::{error, info, warn};
 
 use crate::refusal::Close;
@@ -22,6 +23,8 @@ const MINUTE: Duration = Duration::from_secs(60);
 const AHEAD: Duration = Duration::from_secs(5);
 /// How often a ledger that cannot be reached is asked again, until the minute starts.
 const RETRY: Duration = Duration::from_millis(500);
+/// Sessions that are talked about with the ledger at a time.
+const AT_WORK: usize = 1_024;
 /// Sessions that have begun and were not yet noted: far more than begin between two turns of the loop.
 const BEGUN: usize = 16_384;
 
@@ -67,17 +70,24 @@ impl Inbox {
     /// Meters all sessions until every [`Meter`] is gone.
     pub async fn run(mut self, gateway: Arc<Gateway>) {
         let mut dues: BinaryHeap<Reverse<Due>> = BinaryHeap::new();
+        // Side by side, so that a ledger that keeps one waiting does not let the others run on unpaid.
+        let mut at_work: JoinSet<Option<Due>> = JoinSet::new();
         loop {
             let next = dues.peek().map(|Reverse(due)| due.at);
+            let has_room = at_work.len() < AT_WORK;
             tokio::select! {
-                begun = self.begun.recv() => match begun {
-                    Some(live) => dues.push(Reverse(note_beginning(&gateway, live).await)),
+                begun = self.begun.recv(), if has_room => match begun {
+                    Some(live) => drop(at_work.spawn(note_beginning(Arc::clone(&gateway), live))),
                     None => return,
                 },
-                () = sleep_until(next.unwrap_or_else(Instant::now)), if next.is_some() => {
+                () = sleep_until(next.unwrap_or_else(Instant::now)), if next.is_some() && has_room => {
                     let Some(Reverse(due)) = dues.pop() else { continue };
-                    dues.extend(meet(&gateway, due).await.map(Reverse));
+                    at_work.spawn(meet(Arc::clone(&gateway), due));
                 }
+                Some(done) = at_work.join_next() => match done {
+                    Ok(due) => dues.extend(due.map(Reverse)),
+                    Err(panic) => error!(%panic, "a session is not metered any more"),
+                },
             }
         }
     }
@@ -85,7 +95,7 @@ impl Inbox {
 
 /// Notes in the ledger when the session began. A failure costs nothing: the note is made again before its next minute and
 /// when it is settled, and a gateway that is killed before leaves a session that never began.
-async fn note_beginning(gateway: &Gateway, live: Arc<Live>) -> Due {
+async fn note_beginning(gateway: Arc<Gateway>, live: Arc<Live>) -> Option<Due> {
     if let Err(error) =
         gateway.billing.begin(&live.account, &live.id, live.begun_at, gateway.clock.now()).await
     {
@@ -93,18 +103,21 @@ async fn note_beginning(gateway: &Gateway, live: Arc<Live>) -> Due {
         tracing::debug!(%error, session = %live.id, "a beginning was not noted");
     }
     let covered = live.terms.session_minutes.max(1);
-    Due { at: live.begun + MINUTE * covered - AHEAD, minutes: covered + 1, live }
+    Some(Due { at: live.begun + MINUTE * covered - AHEAD, minutes: covered + 1, live })
 }
 
 /// Sets the next minute aside, or ends the session where that minute would start.
-async fn meet(gateway: &Gateway, due: Due) -> Option<Due> {
-    let Due { at, minutes, live } = due;
+async fn meet(gateway: Arc<Gateway>, due: Due) -> Option<Due> {
+    let Due { minutes, live, .. } = due;
     if !gateway.sessions.contains(&live.account, &live.id) {
         return None;
     }
     let starts = live.begun + MINUTE * (minutes - 1);
-    let is_last = at >= starts;
-    let extended = extend(gateway, &live, minutes).await;
+    // By the clock, not by the plan: whoever comes late has no further attempt.
+    let is_last = Instant::now() >= starts;
+    let deadline = if is_last { Instant::now() + RETRY } else { starts };
+    let extended = timeout_at(deadline, extend(&gateway, &live, minutes)).await;
+    let extended = extended.unwrap_or(Err(ExtendError::Store(StoreError::Busy)));
     let again = match extended {
         Ok(()) => {
             return Some(Due { at: live.begun + MINUTE * minutes - AHEAD, minutes: minutes + 1, live });
@@ -126,7 +139,7 @@ async fn meet(gateway: &Gateway, due: Due) -> Option<Due> {
         }
         // There is time for a top-up until the minute starts.
         Err(ExtendError::Refused(_)) => starts,
-        Err(ExtendError::Store(_)) => (at + RETRY).min(starts),
+        Err(ExtendError::Store(_)) => (Instant::now() + RETRY).min(starts),
     };
     Some(Due { at: again, minutes, live })
 }

@@ -106,14 +106,21 @@ pub async fn repair(gateway: &Gateway) -> Result<(), Error> {
         if !is_ours || gateway.sessions.contains(&session.account, &session.id) {
             continue;
         }
-        error!(session = %session.id, account = %session.account, "a session was left open; it is settled now");
-        match session.begun_at {
-            None => drop(gateway.billing.void(&session.account, &session.id, "gateway fault", now).await?),
+        let repaired = match session.begun_at {
+            None => gateway.billing.void(&session.account, &session.id, "gateway fault", now).await,
             Some(at) => {
                 let outcome = Outcome::Completed { cause: "gateway fault" };
                 let end = End { at, outcome, up_bytes: 0, down_bytes: 0 };
-                drop(gateway.billing.post(&session.account, &session.id, end, now).await?);
+                gateway.billing.post(&session.account, &session.id, end, now).await
             }
+        };
+        match repaired {
+            Ok(_) => {
+                error!(session = %session.id, account = %session.account, "settled a session that was left open")
+            }
+            // Its own task settled it between the two looks.
+            Err(Error::Refused(_)) => {}
+            Err(error) => return Err(error),
         }
     }
     Ok(())

@@ -80,7 +80,12 @@ impl Ready {
     /// Offers a browser to claims, or gives it back where there is no room.
     pub(crate) fn push(&self, warm: Warm) -> Result<(), Warm> {
         self.idle.fetch_add(1, Ordering::AcqRel);
-        self.queue.push(warm).inspect_err(|_| self.forget())
+        self.queue.push(warm).inspect_err(|warm| {
+            // It leaves `READY` here, so that its end is not counted once more.
+            if warm.browser.claimable.die() {
+                self.forget();
+            }
+        })
     }
 
     /// Takes a browser that is alive. What is found dead on the way is dropped: its exit reaches the warmer as an event of
