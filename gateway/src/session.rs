@@ -114,8 +114,12 @@ pub async fn run<C: Client>(gateway: &Arc<Gateway>, admitted: Admitted, mut clie
 /// none of it is missed for a few milliseconds.
 async fn follow_up(gateway: Arc<Gateway>, live: Arc<Live>) {
     sleep(HEAD_START).await;
-    gateway.meter.begin(&live);
     gateway.pool.refill();
+    if !gateway.sessions.contains(&live.account, &live.id) {
+        // Over already, and its beginning noted with its end.
+        return;
+    }
+    gateway.meter.begin(&live);
     info!(session = %live.id, account = %live.account, "a session began");
 }
 
