@@ -59,6 +59,8 @@ pub struct Account {
     pub open: u32,
     /// Lost sessions that were refunded on one day.
     pub refunds: Refunds,
+    /// When it was last told that a session of its was refused.
+    pub refused_at: Option<Timestamp>,
     /// Its API keys; of the revoked ones only the latest.
     pub keys: Vec<Key>,
     /// The last entry of its audit log.

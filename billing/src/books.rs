@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::account::Account;
 use crate::audit::{Actor, Entry, Fault, Verified};
+use crate::event::{Cursor, Event};
 use crate::id::{AccountId, CommandId, GatewayId, KeyId, SessionId};
 use crate::key::{Key, Principal, Secret};
 use crate::ledger::{self, Answer, Change, Context, NotExtended, Opening, Refusal, Refused, SessionChange};
@@ -310,10 +311,34 @@ impl Billing {
             Err(error) => error,
         };
         // A repeat is answered with its session, also where a new one would be refused.
-        match self.session(&who.account, &session).await? {
-            Some(exists) => Err(HoldError::Exists(Box::new(exists))),
-            None => Err(failed),
+        if let Some(exists) = self.session(&who.account, &session).await? {
+            return Err(HoldError::Exists(Box::new(exists)));
         }
+        if let HoldError::Refused(refusal) = &failed {
+            self.tell_refused(&who.account, &session, refusal, now).await?;
+        }
+        Err(failed)
+    }
+
+    /// Publishes that a session was refused, which a customer who asks again and again cannot do too often. Whether
+    /// it is time to is seen in the cache first, since most who are refused ask again.
+    async fn tell_refused(
+        &self,
+        account: &AccountId,
+        session: &SessionId,
+        refusal: &Refusal,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        let Some(known) = self.store().load(account).await? else { return Ok(()) };
+        let given = Context { plan: self.plan(&known)?, now };
+        if matches!(ledger::tell_refused(&known, session, refusal, given), Answer::Exists) {
+            return Ok(());
+        }
+        let order = Order { account, session: None, durability: Durability::Process, now };
+        let told = self.apply::<StoreError>(order, |account, _, given| {
+            Ok(ledger::tell_refused(account, session, refusal, given))
+        });
+        told.await.map(|_| ())
     }
 
     /// Lets the session's minutes count from `at` on. Does not wait for the disk.
@@ -462,6 +487,30 @@ impl Billing {
         limit: u32,
     ) -> Result<Vec<Entry>, StoreError> {
         self.store().audit(account, after_seq, limit).await
+    }
+
+    /// How many streams the events are in. Those of one account are in one stream, in order.
+    pub fn event_streams(&self) -> u16 {
+        self.store().event_streams()
+    }
+
+    /// The stream that has the account's events.
+    pub fn event_stream_of(&self, account: &AccountId) -> u16 {
+        self.store().event_stream_of(account)
+    }
+
+    /// The events of one stream after `after`, in order, each with the place behind it; at most `limit`, and at most
+    /// [`LIST_MAX`](crate::LIST_MAX).
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn events(
+        &self,
+        stream: u16,
+        after: &Cursor,
+        limit: u32,
+    ) -> Result<Vec<(Cursor, Event)>, StoreError> {
+        self.store().events(stream, after, limit).await
     }
 
     /// Replays the whole log: its chain is intact, its sums are the account's figures, and the open sessions

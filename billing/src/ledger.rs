@@ -6,8 +6,11 @@
 //!
 //! All checks come before the first write to the draft; from there on nothing can fail.
 
+use std::time::Duration;
+
 use crate::account::{Account, AccountType, Funds, Refunds};
 use crate::audit::{Actor, Entry, EntryKind, Head, Subject};
+use crate::event::{Event, EventKind, Told};
 use crate::id::{AccountId, CommandId, GatewayId, KeyId, SessionId};
 use crate::key::{Key, LABEL_MAX};
 use crate::money::Micros;
@@ -21,6 +24,10 @@ mod tests;
 /// The most keys that an account keeps, so that its record stays small on the path of every session. A revoked
 /// one makes room for a new one.
 pub const KEYS_MAX: usize = 32;
+
+/// How often it is told that an account's sessions are refused, so that a client that asks again and again does not
+/// fill the stream of events.
+const REFUSED_EVERY: Duration = Duration::from_secs(60);
 
 /// Why a session was ended by somebody other than its gateway.
 const GATEWAY_LOST: &str = "gateway lost";
@@ -60,6 +67,19 @@ pub enum Refusal {
         /// The name of the plan.
         plan: String,
     },
+}
+
+impl Refusal {
+    /// Its name in events.
+    fn name(&self) -> &'static str {
+        match self {
+            Refusal::KeyRevoked => "key revoked",
+            Refusal::Suspended => "suspended",
+            Refusal::Money { .. } => "insufficient balance",
+            Refusal::OverageCap { .. } => "overage cap",
+            Refusal::Concurrency { .. } => "concurrency limit",
+        }
+    }
 }
 
 /// Why a command other than a hold or an extension changes nothing.
@@ -114,6 +134,8 @@ pub(crate) struct Change {
     pub(crate) session: SessionChange,
     /// Whether the last of the account's keys is new and must be found by its hash.
     pub(crate) new_key: bool,
+    /// What is told of it, in order.
+    pub(crate) events: Vec<Event>,
 }
 
 /// What becomes of the session that a command is about.
@@ -157,6 +179,7 @@ pub(crate) fn open(opening: Opening, actor: &Actor, given: Context<'_>) -> Resul
         draft.account.included = given.plan.included_sessions;
     }
     draft.record(EntryKind::Opened, actor, Subject::default());
+    draft.tell(EventKind::CustomerActivated, &Told::default());
     if balance > Micros::ZERO {
         draft.account.balance = balance;
         draft.record(EntryKind::Credited, actor, Subject::default());
@@ -182,6 +205,7 @@ fn blank(id: AccountId, email: String, prepaid: bool, given: Context<'_>) -> Acc
         last_billed: None,
         open: 0,
         refunds: Refunds::default(),
+        refused_at: None,
         keys: Vec::new(),
         head: Head::default(),
     }
@@ -306,6 +330,24 @@ pub(crate) fn hold(
     })))
 }
 
+/// Tells that a session was refused, unless that was told of the account a short while ago. No money moves, so the
+/// log has no entry of it.
+pub(crate) fn tell_refused(
+    account: &Account,
+    id: &SessionId,
+    refusal: &Refusal,
+    given: Context<'_>,
+) -> Answer {
+    if account.refused_at.is_some_and(|told| given.now.since(told) < REFUSED_EVERY) {
+        return Answer::Exists;
+    }
+    let mut draft = Draft::of(account, given);
+    draft.account.refused_at = Some(given.now);
+    let told = Told { session: Some(id), cause: Some(refusal.name()), ..Told::default() };
+    draft.tell(EventKind::SessionRefused, &told);
+    draft.finish(SessionChange::None)
+}
+
 /// Lets the minutes of a held session count, from `at` on. No money moves, so the log has no entry of it.
 pub(crate) fn begin(
     account: &Account,
@@ -318,7 +360,9 @@ pub(crate) fn begin(
         (Some(_), _) => Err(Refused::ExistsDifferent),
         (None, State::Held) => {
             let begun = Session { state: State::Open, begun_at: Some(at), ..session.clone() };
-            Ok(Draft::of(account, given).finish(SessionChange::Update(begun)))
+            let mut draft = Draft::of(account, given);
+            draft.tell(EventKind::SessionStarted, &Told { session: Some(&session.id), ..Told::default() });
+            Ok(draft.finish(SessionChange::Update(begun)))
         }
         (None, state) => Err(Refused::State(state)),
     }
@@ -397,6 +441,10 @@ fn post_by(
     }
     let kind = if refunded { EntryKind::LostRefund } else { EntryKind::Posted };
     draft.record(kind, actor, about(&session.id, &session.key, Some(cause)));
+    let ended = if lost { EventKind::SessionLost } else { EventKind::SessionCompleted };
+    let duration = Some(ended_at.since(begun_at));
+    draft
+        .tell(ended, &Told { session: Some(&session.id), cause: Some(cause), duration, cost: Some(charged) });
     Ok(draft.finish(SessionChange::Update(Session {
         state: State::Posted,
         minutes,
@@ -477,6 +525,7 @@ pub(crate) fn expire(
 struct Draft<'a> {
     account: Account,
     entries: Vec<Entry>,
+    events: Vec<Event>,
     /// What the account had after the last entry; an entry's differences count from here.
     recorded: Funds,
     given: Context<'a>,
@@ -486,7 +535,8 @@ impl<'a> Draft<'a> {
     /// The account's next version, renewed first where its period is over.
     fn of(account: &Account, given: Context<'a>) -> Self {
         let account = Account { version: account.version + 1, ..account.clone() };
-        let mut draft = Draft { recorded: account.funds(), account, entries: Vec::new(), given };
+        let recorded = account.funds();
+        let mut draft = Draft { account, entries: Vec::new(), events: Vec::new(), recorded, given };
         draft.renew();
         draft
     }
@@ -504,6 +554,7 @@ impl<'a> Draft<'a> {
         self.account.included = plan.included_sessions;
         self.account.overage = Micros::ZERO;
         self.record(EntryKind::Renewed, &Actor::System, Subject::default());
+        self.tell(EventKind::BillingRenewed, &Told::default());
     }
 
     /// Appends an entry for what has changed since the last one.
@@ -513,6 +564,12 @@ impl<'a> Draft<'a> {
         self.recorded = self.account.funds();
         self.account.head = entry.head();
         self.entries.push(entry);
+    }
+
+    /// Adds an event of what has changed.
+    fn tell(&mut self, kind: EventKind, told: &Told<'_>) {
+        let of = (&self.account.id, self.account.plan.as_str(), self.account.version);
+        self.events.push(Event::new(of, self.events.len(), (kind, self.given.now), told));
     }
 
     fn add_key(mut self, key: Key, actor: &Actor) -> Change {
@@ -527,7 +584,7 @@ impl<'a> Draft<'a> {
     }
 
     fn change(self, session: SessionChange, new_key: bool) -> Change {
-        Change { account: self.account, entries: self.entries, session, new_key }
+        Change { account: self.account, entries: self.entries, session, new_key, events: self.events }
     }
 }
 

@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use crate::account::Account;
 use crate::audit::{Digest, Entry, Fault, Verified};
+use crate::event::{Cursor, Event};
 use crate::id::{AccountId, CommandId, GatewayId, SessionId};
 use crate::key::Principal;
 use crate::ledger::Change;
@@ -205,6 +206,32 @@ impl Store {
     ) -> Result<Vec<Entry>, StoreError> {
         match self {
             Store::Embedded(store) => store.audit(account, after, limit.min(LIST_MAX)).await,
+        }
+    }
+
+    /// How many streams the events are in.
+    pub(crate) fn event_streams(&self) -> u16 {
+        match self {
+            Store::Embedded(_) => 1,
+        }
+    }
+
+    /// The stream that has an account's events.
+    pub(crate) fn event_stream_of(&self, _account: &AccountId) -> u16 {
+        match self {
+            Store::Embedded(_) => 0,
+        }
+    }
+
+    /// The events of a stream after a place in it, in order, each with the place behind it.
+    pub(crate) async fn events(
+        &self,
+        _stream: u16,
+        after: &Cursor,
+        limit: u32,
+    ) -> Result<Vec<(Cursor, Event)>, StoreError> {
+        match self {
+            Store::Embedded(store) => store.events(after, limit.min(LIST_MAX)).await,
         }
     }
 

@@ -19,6 +19,7 @@ struct Desk {
     account: Account,
     sessions: BTreeMap<SessionId, Session>,
     log: Vec<Entry>,
+    events: Vec<Event>,
 }
 
 impl Desk {
@@ -35,8 +36,8 @@ impl Desk {
         let key = Key { id: id("key"), ..key(0) };
         let opening = Opening { id: id("acme"), email: "a@example.com".to_owned(), prepaid, key };
         let change = super::open(opening, &Actor::Operator, Context { plan: &plan, now: START }).unwrap();
-        let Change { account, entries: log, .. } = change;
-        Desk { plan, now: START, account, sessions: BTreeMap::new(), log }
+        let Change { account, entries: log, events, .. } = change;
+        Desk { plan, now: START, account, sessions: BTreeMap::new(), log, events }
     }
 
     fn given(&self) -> Context<'_> {
@@ -51,6 +52,7 @@ impl Desk {
         assert_eq!(change.account.version, self.account.version + 1);
         self.account = change.account;
         self.log.extend(change.entries);
+        self.events.extend(change.events);
         match change.session {
             SessionChange::None => {}
             SessionChange::New(session) => {
@@ -576,4 +578,45 @@ fn keys_are_bounded_and_the_first_revoked_makes_room() {
     assert_eq!(desk.account.keys.len(), KEYS_MAX);
     assert!(desk.account.keys.iter().all(|key| key.id.as_str() != "key-7"));
     desk.verify();
+}
+
+#[test]
+fn what_happened_is_told_once_with_its_session_its_duration_and_its_cost() {
+    let mut desk = Desk::prepaid(100_000);
+    desk.run("s", 12);
+    desk.start("t");
+    desk.post("t", Outcome::Lost { cause: "browser crashed" }).unwrap();
+    desk.hold("u").unwrap();
+    desk.void("u").unwrap();
+    let told: Vec<_> = desk
+        .events
+        .iter()
+        .map(|event| (event.id.as_str(), event.kind.as_str(), event.duration, event.cost.map(Micros::get)))
+        .collect();
+    assert_eq!(
+        told,
+        [
+            ("acme-1-0", "customer:activated", None, None),
+            ("acme-3-0", "session:started", None, None),
+            ("acme-5-0", "session:completed", Some(12 * MINUTE), Some(24_000)),
+            ("acme-7-0", "session:started", None, None),
+            ("acme-8-0", "session:lost", Some(0), Some(0)),
+        ]
+    );
+}
+
+#[test]
+fn refusals_are_told_once_a_minute() {
+    let mut desk = Desk::prepaid(0);
+    let tell = |desk: &Desk| {
+        let refusal = Refusal::Money { balance: Micros::ZERO, required: Micros::new(10_000) };
+        super::tell_refused(&desk.account, &id("s"), &refusal, desk.given())
+    };
+    for (pass, told) in [(0, true), (MINUTE - 1, false), (1, true), (1, false)] {
+        desk.pass(pass);
+        let answer = tell(&desk);
+        assert_eq!(desk.write(answer), told, "{pass}");
+    }
+    assert_eq!(desk.events.len(), 3);
+    assert_eq!(desk.verify().entries, 2, "no money moved");
 }

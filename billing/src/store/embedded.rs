@@ -34,6 +34,7 @@ use serde::de::DeserializeOwned;
 use super::{Committed, StoreError};
 use crate::account::Account;
 use crate::audit::{Digest, Entry, Fault, Replay, Verified};
+use crate::event::{Cursor, Event};
 use crate::id::{AccountId, CommandId, GatewayId, KeyId, SessionId};
 use crate::key::Principal;
 use crate::ledger::{Change, SessionChange};
@@ -72,6 +73,7 @@ const SCHEMA: &str = "
         PRIMARY KEY (account, seq)
     ) STRICT;
     CREATE UNIQUE INDEX audit_by_command ON audit (account, command) WHERE command IS NOT NULL;
+    CREATE TABLE events (seq INTEGER PRIMARY KEY AUTOINCREMENT, body TEXT NOT NULL) STRICT;
     CREATE TABLE gateways (id TEXT PRIMARY KEY, last_seen INTEGER NOT NULL) STRICT, WITHOUT ROWID;
     PRAGMA user_version = 1;
 ";
@@ -100,6 +102,8 @@ const INSERT_ENTRY: &str = "INSERT INTO audit (account, seq, command, body) VALU
 const SELECT_COMMAND: &str = "SELECT body FROM audit WHERE account = ?1 AND command = ?2";
 const SELECT_ENTRIES: &str = "SELECT body FROM audit WHERE account = ?1 AND seq > ?2 ORDER BY seq LIMIT ?3";
 const SELECT_LOG: &str = "SELECT body FROM audit WHERE account = ?1 ORDER BY seq";
+const INSERT_EVENT: &str = "INSERT INTO events (body) VALUES (?1)";
+const SELECT_EVENTS: &str = "SELECT seq, body FROM events WHERE seq > ?1 ORDER BY seq LIMIT ?2";
 const UPSERT_GATEWAY: &str = "INSERT INTO gateways (id, last_seen) VALUES (?1, ?2)
     ON CONFLICT (id) DO UPDATE SET last_seen = max(last_seen, excluded.last_seen)";
 const SELECT_GATEWAY: &str = "SELECT last_seen FROM gateways WHERE id = ?1";
@@ -298,6 +302,26 @@ impl Embedded {
         .await
     }
 
+    pub(super) async fn events(
+        &self,
+        after: &Cursor,
+        limit: u32,
+    ) -> Result<Vec<(Cursor, Event)>, StoreError> {
+        // What this store gave is a number; the start is empty, and before the first one.
+        let after: i64 = after.0.parse().unwrap_or_default();
+        self.read(move |reader| {
+            let mut statement = reader.prepare_cached(SELECT_EVENTS)?;
+            let row = |row: &Row<'_>| Ok((row.get::<_, i64>(0)?, row.get::<_, String>(1)?));
+            let rows = statement.query_map(params![after, limit], row)?;
+            rows.map(|row| {
+                let (seq, body) = row?;
+                Ok((Cursor(seq.to_string()), parse(&body)?))
+            })
+            .collect()
+        })
+        .await
+    }
+
     pub(super) async fn verify(
         &self,
         account: &AccountId,
@@ -407,6 +431,7 @@ struct Rows {
     account: String,
     session: String,
     entries: Vec<String>,
+    events: Vec<String>,
 }
 
 impl Rows {
@@ -416,7 +441,8 @@ impl Rows {
             SessionChange::New(session) | SessionChange::Update(session) => body(session)?,
         };
         let entries = change.entries.iter().map(body).collect::<Result<_, _>>()?;
-        Ok(Rows { account: body(&change.account)?, session, entries })
+        let events = change.events.iter().map(body).collect::<Result<_, _>>()?;
+        Ok(Rows { account: body(&change.account)?, session, entries, events })
     }
 }
 
@@ -447,6 +473,9 @@ fn write(
         if !inserted(transaction.prepare_cached(INSERT_ENTRY)?.execute(columns))? {
             return Ok(Committed::Exists);
         }
+    }
+    for event in &rows.events {
+        transaction.prepare_cached(INSERT_EVENT)?.execute([event])?;
     }
     write_session(transaction, &change.session, &rows.session)
 }

@@ -7,6 +7,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::money::Micros;
+use crate::store::LIST_MAX;
 
 const SESSIONS: u8 = 6;
 const REFUNDS_PER_DAY: u32 = 2;
@@ -74,6 +75,9 @@ struct Model {
     credits: BTreeMap<u8, u64>,
     sessions: BTreeMap<u8, Run>,
     refunds: BTreeMap<u64, u32>,
+    told_refused: Option<u64>,
+    /// What was told, in the words of [`words`].
+    events: Vec<String>,
 }
 
 /// A session; `begun` and `ended` in milliseconds.
@@ -96,10 +100,34 @@ enum Ended {
 
 impl Model {
     fn renew(&mut self) {
+        let mut renewed = false;
         while self.subscription && self.renewals.first().is_some_and(|start| *start <= self.now) {
             self.renewals.remove(0);
             self.included = 3;
             self.overage = 0;
+            renewed = true;
+        }
+        if renewed {
+            self.events.push("customer:billing-renewed".to_owned());
+        }
+    }
+
+    /// What a renewal changes, for where it turns out that nothing is to change.
+    fn before_renewal(&self) -> (i64, i64, Vec<u64>, usize) {
+        (self.included, self.overage, self.renewals.clone(), self.events.len())
+    }
+
+    fn take_renewal_back(&mut self, (included, overage, renewals, events): (i64, i64, Vec<u64>, usize)) {
+        (self.included, self.overage, self.renewals) = (included, overage, renewals);
+        self.events.truncate(events);
+    }
+
+    /// At most once a minute, whatever the reason.
+    fn tell_refused(&mut self, id: u8, cause: &str) {
+        if self.told_refused.is_none_or(|told| self.now - told >= MINUTE) {
+            self.told_refused = Some(self.now);
+            self.renew();
+            self.events.push(format!("session:refused s{id} {cause}"));
         }
     }
 
@@ -132,13 +160,20 @@ impl Model {
             return Err("exists");
         }
         if self.suspended {
+            self.tell_refused(id, "suspended");
             return Err("suspended");
         }
-        let kept = (self.included, self.overage, self.renewals.clone());
+        let kept = self.before_renewal();
         self.renew();
         let verdict = self.hold_new(id);
-        if verdict.is_err() {
-            (self.included, self.overage, self.renewals) = kept;
+        if let Err(refusal) = verdict {
+            self.take_renewal_back(kept);
+            let cause = match refusal {
+                "money" => "insufficient balance",
+                "cap" => "overage cap",
+                _ => "concurrency limit",
+            };
+            self.tell_refused(id, cause);
         }
         verdict
     }
@@ -172,6 +207,7 @@ impl Model {
             (None, None) => run.begun = Some(now),
         }
         self.renew();
+        self.events.push(format!("session:started s{id}"));
         Ok(())
     }
 
@@ -184,10 +220,10 @@ impl Model {
         if further <= 0 {
             return Ok(());
         }
-        let kept = (self.included, self.overage, self.renewals.clone());
+        let kept = self.before_renewal();
         self.renew();
         if let Err(refusal) = self.can_pay(further * 2_000) {
-            (self.included, self.overage, self.renewals) = kept;
+            self.take_renewal_back(kept);
             return Err(refusal);
         }
         self.pay(further * 2_000, &mut run);
@@ -223,6 +259,9 @@ impl Model {
             }
         }
         run.ended = Some(end);
+        let kind = if cause == CRASHED { "lost" } else { "completed" };
+        let (lasted, cost) = (at.max(begun) - begun, run.from_balance + run.from_overage);
+        self.events.push(format!("session:{kind} s{id} {cause} {lasted} {cost}"));
         self.sessions.insert(id, run);
         Ok(())
     }
@@ -323,6 +362,8 @@ struct Real {
     billing: Billing,
     who: Principal,
     now: Timestamp,
+    /// Events were read up to here.
+    read: Cursor,
 }
 
 impl Real {
@@ -360,6 +401,26 @@ impl Real {
         let Account { balance, included, retry, overage, open, .. } = account;
         [money(balance), included.into(), retry.into(), money(overage), open.into()]
     }
+
+    /// What was told since this was last asked.
+    async fn events(&mut self) -> Vec<String> {
+        let stream = self.billing.event_stream_of(&self.who.account);
+        let events = self.billing.events(stream, &self.read, LIST_MAX).await.unwrap();
+        if let Some((last, _)) = events.last() {
+            self.read = last.clone();
+        }
+        events.into_iter().map(|(_, event)| words(&event)).collect()
+    }
+}
+
+/// What an event tells, but for what is the same for all of an account's.
+fn words(event: &Event) -> String {
+    let Event { kind, session, cause, duration, cost, .. } = event;
+    let session = session.as_ref().map(ToString::to_string);
+    let numbers = [*duration, cost.map(Micros::get)].map(|number| number.map(|number| number.to_string()));
+    let [duration, cost] = numbers;
+    let told = [session, cause.clone(), duration, cost].into_iter().flatten();
+    std::iter::once(kind.as_str().to_owned()).chain(told).collect::<Vec<_>>().join(" ")
 }
 
 fn refused(refusal: &Refusal) -> &'static str {
@@ -495,7 +556,7 @@ async fn compare(plan: &str, prepaid: Option<u64>, steps: &[Step]) {
     let (account, secret) = billing.create_customer(new, Actor::Operator, START).await.unwrap();
     let who = billing.authenticate(secret.expose()).await.unwrap().unwrap();
 
-    let mut real = Real { billing, who, now: START };
+    let mut real = Real { billing, who, now: START, read: Cursor::start() };
     let renewals = if plan == "starter" { CALENDAR } else { ANNIVERSARIES };
     let subscription = prepaid.is_none();
     let mut model = Model {
@@ -505,11 +566,13 @@ async fn compare(plan: &str, prepaid: Option<u64>, steps: &[Step]) {
         now: START.as_millis(),
         balance: i64::try_from(prepaid.unwrap_or_default()).unwrap(),
         included: if subscription { 3 } else { 0 },
+        events: vec!["customer:activated".to_owned()],
         ..Model::default()
     };
     for (number, step) in steps.iter().enumerate() {
         assert_eq!(real.run(step).await, model.run(step), "step {number}: {step:?}");
         assert_eq!(real.figures().await, model.figures(), "step {number}: {step:?}");
+        assert_eq!(real.events().await, std::mem::take(&mut model.events), "step {number}: {step:?}");
     }
     real.billing.verify(&account.id).await.unwrap();
 }
