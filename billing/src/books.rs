@@ -10,9 +10,11 @@ use crate::key::{Key, Principal, Secret};
 use crate::ledger::{self, Answer, Change, Context, NotExtended, Opening, Refusal, Refused, SessionChange};
 use crate::money::Micros;
 use crate::plan::{Catalogue, Plan, Terms};
-use crate::session::{End, Session};
+use crate::request::NewSession;
+use crate::session::{End, Session, SessionCursor, State};
 use crate::store::{Committed, Durability, Store, StoreError, StoreUrl};
 use crate::time::Timestamp;
+use crate::usage::{self, PeriodUsage, Span};
 
 #[cfg(test)]
 mod tests;
@@ -63,6 +65,25 @@ pub struct Held {
     pub concurrent: u32,
 }
 
+/// An account and its plan, as they are at one moment.
+#[derive(Clone, Debug)]
+pub struct Standing {
+    /// The account, in the period that the moment is in.
+    pub account: Account,
+    /// Its plan.
+    pub plan: Plan,
+}
+
+impl Standing {
+    /// Sessions that it can start without overage: retry credits, included sessions, and what the balance pays for.
+    /// `None` where a session costs nothing, so that there is no end to them.
+    pub fn remaining_sessions(&self) -> Option<u64> {
+        let Account { balance, included, retry, .. } = &self.account;
+        let paid = balance.get().checked_div(self.plan.session_price.get())?;
+        Some(paid + u64::from(*included) + u64::from(*retry))
+    }
+}
+
 /// Why a session may not start.
 #[derive(Debug, thiserror::Error)]
 pub enum HoldError {
@@ -72,6 +93,9 @@ pub enum HoldError {
     /// The account has a session of that id, as it is now. Nothing was charged again.
     #[error("the session exists")]
     Exists(Box<Session>),
+    /// The account has a session of that id, which was asked for with other words. Nothing was charged again.
+    #[error("the session exists, and another one was asked for")]
+    ExistsDifferent(Box<Session>),
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -191,6 +215,17 @@ impl Billing {
         Ok(self.store().reload(id).await?.map(Arc::unwrap_or_clone))
     }
 
+    /// The account as it stands at `now`, with its plan, or `None`.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn standing(&self, id: &AccountId, now: Timestamp) -> Result<Option<Standing>, StoreError> {
+        let Some(account) = self.store().reload(id).await? else { return Ok(None) };
+        let plan = self.plan(&account)?;
+        let account = ledger::standing(&account, Context { plan, now });
+        Ok(Some(Standing { account, plan: plan.clone() }))
+    }
+
     /// All accounts, ordered by id.
     ///
     /// # Errors
@@ -288,21 +323,22 @@ impl Billing {
     }
 
     /// Sets aside the price of a session, or refuses it: the one atomic step before a browser is taken. Runs on
-    /// the caller's thread and does not wait for the disk.
+    /// the caller's thread and does not wait for the disk. An id is free again when its session was voided.
     ///
     /// # Errors
-    /// [`HoldError::Refused`] with the first reason there is, [`HoldError::Exists`] for an id that was held
-    /// before, or the store's.
+    /// [`HoldError::Refused`] with the first reason there is, [`HoldError::Exists`] and
+    /// [`HoldError::ExistsDifferent`] for an id that was held before, or the store's.
     pub async fn hold(
         &self,
         who: &Principal,
-        session: SessionId,
+        session: impl Into<NewSession>,
         gateway: &GatewayId,
         now: Timestamp,
     ) -> Result<Held, HoldError> {
+        let new = session.into();
         let order = Order { account: &who.account, session: None, durability: Durability::Process, now };
         let held = self.apply(order, |account, _, given| {
-            ledger::hold(account, &who.key, &session, gateway, given).map_err(HoldError::Refused)
+            ledger::hold(account, &who.key, &new, gateway, None, given).map_err(HoldError::Refused)
         });
         let failed = match held.await {
             Ok(Some(Applied::Changed(change))) => return Ok(held_by(*change)),
@@ -311,11 +347,18 @@ impl Billing {
             Err(error) => error,
         };
         // A repeat is answered with its session, also where a new one would be refused.
-        if let Some(exists) = self.session(&who.account, &session).await? {
-            return Err(HoldError::Exists(Box::new(exists)));
-        }
+        let failed = match self.session(&who.account, &new.id).await? {
+            Some(exists) if exists.state == State::Voided => {
+                match self.hold_again(who, &new, gateway, now).await {
+                    Err(error) => error,
+                    held => return held,
+                }
+            }
+            Some(exists) => return Err(repeated(exists, &new)),
+            None => failed,
+        };
         if let HoldError::Refused(refusal) = &failed {
-            self.tell_refused(&who.account, &session, refusal, now).await?;
+            self.tell_refused(&who.account, &new.id, refusal, now).await?;
         }
         Err(failed)
     }
@@ -339,6 +382,31 @@ impl Billing {
             Ok(ledger::tell_refused(account, session, refusal, given))
         });
         told.await.map(|_| ())
+    }
+
+    /// Holds a session in the place of one that was voided.
+    async fn hold_again(
+        &self,
+        who: &Principal,
+        new: &NewSession,
+        gateway: &GatewayId,
+        now: Timestamp,
+    ) -> Result<Held, HoldError> {
+        let (account, session, durability) = (&who.account, Some(&new.id), Durability::Process);
+        let held = self.apply(Order { account, session, durability, now }, |account, session, given| {
+            match session {
+                // Others may have been here since it was looked at.
+                Some(session) if session.state != State::Voided => Err(repeated(session.clone(), new)),
+                voided => {
+                    ledger::hold(account, &who.key, new, gateway, voided, given).map_err(HoldError::Refused)
+                }
+            }
+        });
+        match held.await? {
+            Some(Applied::Changed(change)) => Ok(held_by(*change)),
+            Some(Applied::Exists) => Err(StoreError::Busy.into()),
+            None => Err(Refusal::KeyRevoked.into()),
+        }
     }
 
     /// Lets the session's minutes count from `at` on. Does not wait for the disk.
@@ -406,19 +474,13 @@ impl Billing {
     }
 
     /// Gives back all that a session took that never began. Waits for the disk; a repeat answers the same final
-    /// record.
+    /// record, or the session that its id was held for since, which is left alone.
     ///
     /// # Errors
     /// [`Refused::State`] if it has begun, [`Error::NoSession`], [`Error::NoAccount`], or the store's.
-    pub async fn void(
-        &self,
-        account: &AccountId,
-        session: &SessionId,
-        cause: &'static str,
-        now: Timestamp,
-    ) -> Result<Session, Error> {
-        self.settle(account, session, now, |account, session, given| {
-            ledger::void(account, session, cause, given)
+    pub async fn void(&self, held: &Session, cause: &'static str, now: Timestamp) -> Result<Session, Error> {
+        self.settle(&held.account, &held.id, now, |account, session, given| {
+            ledger::void(account, session, held.attempt, cause, given)
         })
         .await
     }
@@ -459,12 +521,45 @@ impl Billing {
         self.store().session(account, id).await
     }
 
-    /// An account's sessions, newest first; at most `limit`, and at most [`LIST_MAX`](crate::LIST_MAX).
+    /// An account's sessions, newest first, from the one after `after` on; at most `limit`, and at most
+    /// [`LIST_MAX`](crate::LIST_MAX).
     ///
     /// # Errors
     /// When the store fails.
-    pub async fn sessions(&self, account: &AccountId, limit: u32) -> Result<Vec<Session>, StoreError> {
-        self.store().sessions(account, limit).await
+    pub async fn sessions(
+        &self,
+        account: &AccountId,
+        after: Option<&SessionCursor>,
+        limit: u32,
+    ) -> Result<Vec<Session>, StoreError> {
+        self.store().sessions(account, after, limit).await
+    }
+
+    /// An account's sessions that are held or open, newest first; at most `limit`, and at most
+    /// [`LIST_MAX`](crate::LIST_MAX).
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn running(&self, account: &AccountId, limit: u32) -> Result<Vec<Session>, StoreError> {
+        self.store().running(account, limit).await
+    }
+
+    /// What an account used in the `last` periods, the one that `now` is in first; at most
+    /// [`Span::most`](crate::Span::most). A session counts where it ended, and not before it was settled.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn usage(
+        &self,
+        account: &AccountId,
+        by: Span,
+        last: u32,
+        now: Timestamp,
+    ) -> Result<Vec<PeriodUsage>, StoreError> {
+        let periods = by.periods(last, now);
+        let from = periods.last().map_or(now, |oldest| oldest.start);
+        let rows = self.store().usage(account, by.bucket(), from).await?;
+        Ok(usage::gather(periods, &rows))
     }
 
     /// The sessions of all accounts that are held or open.
@@ -610,6 +705,12 @@ impl Billing {
     }
 }
 
+fn repeated(exists: Session, new: &NewSession) -> HoldError {
+    let same = exists.request == new.request;
+    let exists = Box::new(exists);
+    if same { HoldError::Exists(exists) } else { HoldError::ExistsDifferent(exists) }
+}
+
 fn held_by(change: Change) -> Held {
     let concurrent = change.account.open;
     let session = session_of(change);
@@ -618,7 +719,9 @@ fn held_by(change: Change) -> Held {
 
 fn session_of(change: Change) -> Session {
     match change.session {
-        SessionChange::New(session) | SessionChange::Update(session) => Some(session),
+        SessionChange::New(session) | SessionChange::Again(session) | SessionChange::Update(session) => {
+            Some(session)
+        }
         SessionChange::None => None,
     }
     .expect("the ledger answers a session's command with the session")

@@ -85,6 +85,10 @@ id! {
     GatewayId
 }
 id! {
+    /// A customer's own name for what a session is part of: a test run, a job. Many sessions may have the same.
+    TrackingId
+}
+id! {
     /// Names a command within its account, so that a repeat of it is recognised.
     CommandId
 }

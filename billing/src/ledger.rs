@@ -15,8 +15,10 @@ use crate::id::{AccountId, CommandId, GatewayId, KeyId, SessionId};
 use crate::key::{Key, LABEL_MAX};
 use crate::money::Micros;
 use crate::plan::{Plan, Terms};
+use crate::request::NewSession;
 use crate::session::{End, Funding, Outcome, Session, State, started_minutes};
 use crate::time::{Period, Timestamp};
+use crate::usage::{Usage, Used};
 
 #[cfg(test)]
 mod tests;
@@ -132,6 +134,8 @@ pub(crate) struct Change {
     /// New entries of its log, in order.
     pub(crate) entries: Vec<Entry>,
     pub(crate) session: SessionChange,
+    /// What is added to the account's usage.
+    pub(crate) used: Option<Used>,
     /// Whether the last of the account's keys is new and must be found by its hash.
     pub(crate) new_key: bool,
     /// What is told of it, in order.
@@ -142,7 +146,10 @@ pub(crate) struct Change {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum SessionChange {
     None,
+    /// Its id was never used.
     New(Session),
+    /// It takes the place of one that was voided.
+    Again(Session),
     Update(Session),
 }
 
@@ -285,12 +292,14 @@ pub(crate) fn revoke_key(
     Ok(draft.finish(SessionChange::None))
 }
 
-/// Sets aside the price of a session. A repeat is found by the store, which keeps each session's id.
+/// Sets aside the price of a session. A repeat is found by the store, which keeps each session's id; where that was
+/// `voided`, the session takes its place.
 pub(crate) fn hold(
     account: &Account,
     key: &KeyId,
-    id: &SessionId,
+    new: &NewSession,
     gateway: &GatewayId,
+    voided: Option<&Session>,
     given: Context<'_>,
 ) -> Result<Answer, Refusal> {
     let mut draft = Draft::of(account, given);
@@ -308,13 +317,15 @@ pub(crate) fn hold(
 
     draft.account.set_funds(funds);
     draft.account.open += 1;
-    draft.record(EntryKind::Held, &Actor::Customer(key.clone()), about(id, key, None));
-    Ok(draft.finish(SessionChange::New(Session {
-        id: id.clone(),
+    draft.record(EntryKind::Held, &Actor::Customer(key.clone()), about(&new.id, key, None));
+    let session = Session {
+        id: new.id.clone(),
         account: account.id.clone(),
         key: key.clone(),
         gateway: gateway.clone(),
         state: State::Held,
+        attempt: voided.map_or(0, |voided| voided.attempt.saturating_add(1)),
+        request: new.request.clone(),
         terms,
         minutes: terms.session_minutes,
         funding,
@@ -327,7 +338,11 @@ pub(crate) fn hold(
         cause: None,
         lost: false,
         refunded: false,
-    })))
+    };
+    Ok(draft.finish(match voided {
+        None => SessionChange::New(session),
+        Some(_) => SessionChange::Again(session),
+    }))
 }
 
 /// Tells that a session was refused, unless that was told of the account a short while ago. No money moves, so the
@@ -445,7 +460,7 @@ fn post_by(
     let duration = Some(ended_at.since(begun_at));
     draft
         .tell(ended, &Told { session: Some(&session.id), cause: Some(cause), duration, cost: Some(charged) });
-    Ok(draft.finish(SessionChange::Update(Session {
+    let posted = Session {
         state: State::Posted,
         minutes,
         funding,
@@ -457,16 +472,23 @@ fn post_by(
         lost,
         refunded,
         ..session.clone()
-    })))
+    };
+    draft.used = Some(Used { at: ended_at, usage: Usage::of(&posted) });
+    Ok(draft.finish(SessionChange::Update(posted)))
 }
 
-/// Gives back all that a session took that never began.
+/// Gives back all that a session took that never began. A void that comes late, after the id was held anew, is that
+/// of an earlier `attempt` and has been carried out.
 pub(crate) fn void(
     account: &Account,
     session: &Session,
+    attempt: u32,
     cause: &'static str,
     given: Context<'_>,
 ) -> Result<Answer, Refused> {
+    if session.attempt != attempt {
+        return Ok(Answer::Exists);
+    }
     void_by(&server(session), account, session, cause, given)
 }
 
@@ -521,6 +543,11 @@ pub(crate) fn expire(
     }
 }
 
+/// The account as it is at `now`: renewed where its period is over, which the next command would write down.
+pub(crate) fn standing(account: &Account, given: Context<'_>) -> Account {
+    Account { version: account.version, head: account.head, ..Draft::of(account, given).account }
+}
+
 /// An account that is being changed, with the entries that tell of it.
 struct Draft<'a> {
     account: Account,
@@ -528,6 +555,7 @@ struct Draft<'a> {
     events: Vec<Event>,
     /// What the account had after the last entry; an entry's differences count from here.
     recorded: Funds,
+    used: Option<Used>,
     given: Context<'a>,
 }
 
@@ -536,7 +564,8 @@ impl<'a> Draft<'a> {
     fn of(account: &Account, given: Context<'a>) -> Self {
         let account = Account { version: account.version + 1, ..account.clone() };
         let recorded = account.funds();
-        let mut draft = Draft { account, entries: Vec::new(), events: Vec::new(), recorded, given };
+        let (entries, events) = (Vec::new(), Vec::new());
+        let mut draft = Draft { account, entries, events, recorded, used: None, given };
         draft.renew();
         draft
     }
@@ -584,7 +613,8 @@ impl<'a> Draft<'a> {
     }
 
     fn change(self, session: SessionChange, new_key: bool) -> Change {
-        Change { account: self.account, entries: self.entries, session, new_key, events: self.events }
+        let Draft { account, entries, used, events, .. } = self;
+        Change { account, entries, session, used, new_key, events }
     }
 }
 

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::id::{AccountId, GatewayId, KeyId, SessionId};
 use crate::money::Micros;
 use crate::plan::Terms;
+use crate::request::SessionRequest;
 use crate::time::Timestamp;
 
 const MINUTE_MILLIS: u64 = 60_000;
@@ -59,6 +60,12 @@ pub struct Session {
     pub gateway: GatewayId,
     /// Where it stands.
     pub state: State,
+    /// How often its id was held before, each time in vain: a session that was voided was none, so its id is free.
+    #[serde(default, skip_serializing_if = "is_first")]
+    pub attempt: u32,
+    /// What its customer asked for.
+    #[serde(default, skip_serializing_if = "SessionRequest::is_empty")]
+    pub request: SessionRequest,
     /// What it costs, as agreed when it started.
     pub terms: Terms,
     /// Minutes set aside; once it has ended, minutes billed.
@@ -85,6 +92,10 @@ pub struct Session {
     pub refunded: bool,
 }
 
+fn is_first(attempt: &u32) -> bool {
+    *attempt == 0
+}
+
 impl Session {
     /// Whether it ended just so; which tells a repeated post from another one.
     pub(crate) fn ended_with(&self, begun_at: Timestamp, end: &End) -> bool {
@@ -93,6 +104,21 @@ impl Session {
             && (self.up_bytes, self.down_bytes) == (end.up_bytes, end.down_bytes)
             && self.lost == lost
             && self.cause.as_deref() == Some(cause)
+    }
+}
+
+/// A session's place in the list of an account's sessions, the newest first.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SessionCursor {
+    /// When it was held.
+    pub held_at: Timestamp,
+    /// Its name, which decides between those of one instant.
+    pub id: SessionId,
+}
+
+impl From<&Session> for SessionCursor {
+    fn from(session: &Session) -> Self {
+        SessionCursor { held_at: session.held_at, id: session.id.clone() }
     }
 }
 

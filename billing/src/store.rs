@@ -15,8 +15,9 @@ use crate::event::{Cursor, Event};
 use crate::id::{AccountId, CommandId, GatewayId, SessionId};
 use crate::key::Principal;
 use crate::ledger::Change;
-use crate::session::Session;
+use crate::session::{Session, SessionCursor};
 use crate::time::Timestamp;
+use crate::usage::{Bucket, Usage};
 
 mod embedded;
 
@@ -183,10 +184,35 @@ impl Store {
         }
     }
 
-    /// An account's sessions, newest first.
-    pub(crate) async fn sessions(&self, account: &AccountId, limit: u32) -> Result<Vec<Session>, StoreError> {
+    /// An account's sessions, newest first, from the one after `after` on.
+    pub(crate) async fn sessions(
+        &self,
+        account: &AccountId,
+        after: Option<&SessionCursor>,
+        limit: u32,
+    ) -> Result<Vec<Session>, StoreError> {
         match self {
-            Store::Embedded(store) => store.sessions(account, limit.min(LIST_MAX)).await,
+            Store::Embedded(store) => store.sessions(account, after, limit.min(LIST_MAX)).await,
+        }
+    }
+
+    /// An account's sessions that are held or open, newest first.
+    pub(crate) async fn running(&self, account: &AccountId, limit: u32) -> Result<Vec<Session>, StoreError> {
+        match self {
+            Store::Embedded(store) => store.running(account, limit.min(LIST_MAX)).await,
+        }
+    }
+
+    /// An account's usage by the starts of the hours or months in which there was any, since the one that begins at
+    /// `from`. Hours are kept for [`HOURS_KEPT`](crate::HOURS_KEPT).
+    pub(crate) async fn usage(
+        &self,
+        account: &AccountId,
+        bucket: Bucket,
+        from: Timestamp,
+    ) -> Result<Vec<(Timestamp, Usage)>, StoreError> {
+        match self {
+            Store::Embedded(store) => store.usage(account, bucket, from).await,
         }
     }
 

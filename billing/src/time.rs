@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde::{Deserialize, Serialize};
 
 const SECOND: u64 = 1_000;
+const HOUR: u64 = 3_600 * SECOND;
 const DAY: u64 = 86_400 * SECOND;
 
 /// An instant: milliseconds since 1970-01-01T00:00:00Z. In JSON an integer; displayed as RFC 3339.
@@ -49,7 +50,7 @@ impl From<SystemTime> for Timestamp {
 impl fmt::Display for Timestamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Date { month, day } = Date::of(*self);
-        let (hours, rest) = (self.time_of_day() / (3_600 * SECOND), self.time_of_day() % (3_600 * SECOND));
+        let (hours, rest) = (self.time_of_day() / HOUR, self.time_of_day() % HOUR);
         let (minutes, millis) = (rest / (60 * SECOND), rest % (60 * SECOND));
         let (seconds, millis) = (millis / SECOND, millis % SECOND);
         write!(f, "{:04}-{:02}-{day:02}T{hours:02}:", month.year(), month.of_year())?;
@@ -67,6 +68,26 @@ pub struct Period {
 }
 
 impl Period {
+    /// The hour that `at` is in.
+    pub const fn hour(at: Timestamp) -> Period {
+        Period::whole(at, HOUR)
+    }
+
+    /// The day, UTC, that `at` is in.
+    pub const fn day(at: Timestamp) -> Period {
+        Period::whole(at, DAY)
+    }
+
+    const fn whole(at: Timestamp, length: u64) -> Period {
+        let start = at.0 - at.0 % length;
+        Period { start: Timestamp(start), end: Timestamp(start.saturating_add(length)) }
+    }
+
+    /// Whether `at` is in it.
+    pub fn contains(&self, at: Timestamp) -> bool {
+        (self.start..self.end).contains(&at)
+    }
+
     /// The calendar month, UTC, that `at` is in.
     pub fn calendar_month(at: Timestamp) -> Period {
         let month = Date::of(at).month;
@@ -172,6 +193,17 @@ mod tests {
         for (millis, text) in KNOWN {
             assert_eq!(Timestamp::from_millis(millis).to_string(), text);
         }
+    }
+
+    #[test]
+    fn hours_and_days_are_whole() {
+        let at = Timestamp::from_millis(1_795_387_261_007);
+        let text = |period: Period| (period.start.to_string(), period.end.to_string());
+        let of = |start: &str, end: &str| (start.to_owned(), end.to_owned());
+        assert_eq!(text(Period::hour(at)), of("2026-11-22T22:00:00.000Z", "2026-11-22T23:00:00.000Z"));
+        assert_eq!(text(Period::day(at)), of("2026-11-22T00:00:00.000Z", "2026-11-23T00:00:00.000Z"));
+        let hour = Period::hour(at);
+        assert!(hour.contains(hour.start) && hour.contains(at) && !hour.contains(hour.end));
     }
 
     #[test]

@@ -17,7 +17,7 @@ pub async fn hold(gateway: &Gateway, who: &Principal, top_up_url: &str) -> Resul
         Ok(held) => Ok(held.session),
         Err(HoldError::Refused(denied)) => Err(refusal(denied, top_up_url)),
         // 128 random bits that were used before: a broken random generator, or a broken store.
-        Err(HoldError::Exists(_)) => Err(Refusal::LedgerAway),
+        Err(HoldError::Exists(_) | HoldError::ExistsDifferent(_)) => Err(Refusal::LedgerAway),
         Err(HoldError::Store(error)) => {
             tracing::warn!(%error, "a session could not be held");
             Err(Refusal::LedgerAway)

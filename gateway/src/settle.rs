@@ -83,7 +83,7 @@ async fn post(gateway: &Gateway, live: &Live, end: End) -> Result<Session, Error
 
 /// Gives back what a session took that never began.
 pub async fn void(gateway: &Gateway, held: &Session, cause: &'static str) {
-    let voided = persist(|| gateway.billing.void(&held.account, &held.id, cause, gateway.clock.now())).await;
+    let voided = persist(|| gateway.billing.void(held, cause, gateway.clock.now())).await;
     match voided {
         Ok(_) => info!(session = %held.id, account = %held.account, cause, "a session was voided"),
         Err(error) => {
@@ -107,7 +107,7 @@ pub async fn repair(gateway: &Gateway) -> Result<(), Error> {
             continue;
         }
         let repaired = match session.begun_at {
-            None => gateway.billing.void(&session.account, &session.id, "gateway fault", now).await,
+            None => gateway.billing.void(&session, "gateway fault", now).await,
             Some(at) => {
                 let outcome = Outcome::Completed { cause: "gateway fault" };
                 let end = End { at, outcome, up_bytes: 0, down_bytes: 0 };

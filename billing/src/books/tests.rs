@@ -2,12 +2,14 @@ use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread;
+use std::time::Duration;
 
 use rusqlite::Connection;
 use tempfile::TempDir;
 
 use super::*;
 use crate::audit::EntryKind;
+use crate::request::SessionRequest;
 use crate::session::{Outcome, State};
 
 mod history;
@@ -137,6 +139,63 @@ async fn a_repeated_hold_answers_its_session_and_charges_once() {
 }
 
 #[tokio::test]
+async fn a_repeat_that_asks_for_something_else_is_told_apart() {
+    let bench = Bench::new();
+    let Customer { id, who, .. } = bench.prepaid(10_000).await;
+    let gateway = gateway("gw");
+    let asking = |timeout| {
+        let request = SessionRequest { timeout, ..SessionRequest::default() };
+        let new = NewSession { id: session("s"), request };
+        bench.billing.hold(&who, new, &gateway, START)
+    };
+    let minute = Some(Duration::from_secs(60));
+    let held = asking(minute).await.unwrap().session;
+    assert_eq!(held.request.timeout, minute);
+    assert!(matches!(asking(minute).await, Err(HoldError::Exists(exists)) if *exists == held));
+    for other in [None, Some(Duration::from_secs(61))] {
+        assert!(matches!(asking(other).await, Err(HoldError::ExistsDifferent(exists)) if *exists == held));
+    }
+    assert_eq!(balance(&bench.billing, &id).await, 0);
+}
+
+#[tokio::test]
+async fn the_id_of_a_voided_session_is_free_again() {
+    let bench = Bench::new();
+    let Customer { id, who, .. } = bench.prepaid(10_000).await;
+    let (billing, gateway) = (&bench.billing, gateway("gw"));
+    let hold = || billing.hold(&who, session("s"), &gateway, START);
+    let first = hold().await.unwrap().session;
+    billing.void(&first, "no browser", START).await.unwrap();
+    let second = hold().await.unwrap().session;
+    assert_eq!((second.attempt, second.state), (1, State::Held));
+
+    assert_eq!(billing.void(&first, "no browser", START).await.unwrap(), second);
+    assert!(matches!(hold().await, Err(HoldError::Exists(exists)) if *exists == second));
+    billing.begin(&id, &session("s"), START, START).await.unwrap();
+    billing.post(&id, &session("s"), end(START), START).await.unwrap();
+    assert!(matches!(hold().await, Err(HoldError::Exists(exists)) if exists.state == State::Posted));
+    assert_eq!(bench.billing.sessions(&id, None, 10).await.unwrap().len(), 1);
+    assert_eq!(bench.billing.verify(&id).await.unwrap().open, 0);
+}
+
+#[tokio::test]
+async fn the_id_of_a_voided_session_is_taken_by_one() {
+    let bench = Bench::new();
+    let Customer { id, who, .. } = bench.prepaid(100_000).await;
+    let gateway = gateway("gw");
+    let held = bench.billing.hold(&who, session("s"), &gateway, START).await.unwrap().session;
+    bench.billing.void(&held, "no browser", START).await.unwrap();
+
+    let theirs = bench.another();
+    let (ours, theirs) = tokio::join!(
+        bench.billing.hold(&who, session("s"), &gateway, START),
+        theirs.hold(&who, session("s"), &gateway, START)
+    );
+    assert_ne!(ours.is_ok(), theirs.is_ok());
+    assert_eq!(balance(&bench.billing, &id).await, 90_000);
+}
+
+#[tokio::test]
 async fn two_accounts_may_use_the_same_session_id() {
     let bench = Bench::new();
     for _ in 0..2 {
@@ -219,7 +278,7 @@ async fn money_that_moves_for_good_waits_for_the_disk_and_a_session_s_path_does_
     let mut waited = || store.tickets() - std::mem::replace(&mut before, store.tickets());
 
     billing.hold(&who, session("a"), &gateway, START).await.unwrap();
-    billing.hold(&who, session("b"), &gateway, START).await.unwrap();
+    let b = billing.hold(&who, session("b"), &gateway, START).await.unwrap().session;
     billing.begin(&id, &session("a"), START, START).await.unwrap();
     billing.extend(&id, &session("a"), 6, START).await.unwrap();
     billing.heartbeat(&gateway, START).await.unwrap();
@@ -229,7 +288,7 @@ async fn money_that_moves_for_good_waits_for_the_disk_and_a_session_s_path_does_
     assert_eq!(waited(), 1);
     billing.post(&id, &session("a"), end(START), START).await.unwrap();
     assert_eq!(waited(), 1, "the first may have been given up before it was durable");
-    billing.void(&id, &session("b"), "no browser", START).await.unwrap();
+    billing.void(&b, "no browser", START).await.unwrap();
     assert_eq!(waited(), 1);
     for _ in 0..2 {
         billing.credit(&id, Micros::new(1), "c".parse().unwrap(), by(), START).await.unwrap();
@@ -358,8 +417,8 @@ async fn a_store_that_was_closed_holds_all_it_held() {
     let Customer { id, who, .. } = bench.prepaid(1_000_000).await;
     for number in 0..300 {
         let name = session(&number.to_string());
-        if bench.billing.hold(&who, name.clone(), &gateway("gw"), START).await.is_ok() {
-            bench.billing.void(&id, &name, "no browser", START).await.unwrap();
+        if let Ok(held) = bench.billing.hold(&who, name, &gateway("gw"), START).await {
+            bench.billing.void(&held.session, "no browser", START).await.unwrap();
         }
     }
     let before = bench.billing.verify(&id).await.unwrap();
@@ -407,7 +466,7 @@ async fn lists_are_in_order_and_bounded() {
         let name = session(&format!("s{number}"));
         bench.billing.hold(&who, name, &gateway("gw"), after(number)).await.unwrap();
     }
-    let sessions = bench.billing.sessions(&id, 3).await.unwrap();
+    let sessions = bench.billing.sessions(&id, None, 3).await.unwrap();
     let names: Vec<_> = sessions.iter().map(|session| session.id.as_str()).collect();
     assert_eq!(names, ["s4", "s3", "s2"]);
     let entries = bench.billing.audit(&id, 2, 2).await.unwrap();
@@ -415,6 +474,72 @@ async fn lists_are_in_order_and_bounded() {
     assert_eq!(kinds, [(3, EntryKind::KeyCreated), (4, EntryKind::Held)]);
     assert_eq!(entries[1].actor, Actor::Customer(who.key));
     assert_eq!((entries[1].amount, entries[1].balance_after), (-10_000, Micros::new(990_000)));
+}
+
+#[tokio::test]
+async fn a_list_goes_on_behind_its_cursor_among_sessions_of_one_instant() {
+    let bench = Bench::new();
+    let Customer { id, who, .. } = bench.prepaid(1_000_000).await;
+    for number in 0..6 {
+        let name = session(&format!("s{number}"));
+        let held = bench.billing.hold(&who, name, &gateway("gw"), START).await.unwrap();
+        if number % 2 == 0 {
+            bench.billing.void(&held.session, "no browser", START).await.unwrap();
+        }
+    }
+    let (mut names, mut after) = (Vec::new(), None);
+    loop {
+        let page = bench.billing.sessions(&id, after.as_ref(), 2).await.unwrap();
+        let Some(last) = page.last() else { break };
+        after = Some(SessionCursor::from(last));
+        names.extend(page.into_iter().map(|session| session.id.to_string()));
+    }
+    assert_eq!(names, ["s5", "s4", "s3", "s2", "s1", "s0"]);
+    let running = bench.billing.running(&id, 2).await.unwrap();
+    assert_eq!(running.iter().map(|session| session.id.as_str()).collect::<Vec<_>>(), ["s5", "s3"]);
+}
+
+#[tokio::test]
+async fn usage_is_kept_by_hour_for_two_months_and_by_month_for_ever() {
+    let bench = Bench::new();
+    let Customer { id, who, .. } = bench.prepaid(1_000_000).await;
+    let billing = &bench.billing;
+    let run = async |name: &str, at: Timestamp| {
+        billing.hold(&who, session(name), &gateway("gw"), at).await.unwrap();
+        billing.begin(&id, &session(name), at, at).await.unwrap();
+        billing.post(&id, &session(name), end(at), at).await.unwrap();
+    };
+    let sessions = async |by: Span, now| {
+        let used = billing.usage(&id, by, u32::MAX, now).await.unwrap();
+        used.iter().map(|used| used.usage.sessions).sum::<u64>()
+    };
+    run("a", START).await;
+    run("b", START).await;
+    assert_eq!(sessions(Span::Hour, START).await, 2);
+
+    let later = after(63 * 24 * 60 * MINUTE);
+    assert_eq!((sessions(Span::Hour, later).await, sessions(Span::Day, later).await), (0, 0));
+    run("c", later).await;
+    assert_eq!(sessions(Span::Hour, START).await, 0, "what is no longer asked for is not kept");
+    assert_eq!((sessions(Span::Day, later).await, sessions(Span::Month, later).await), (1, 3));
+    let months = billing.usage(&id, Span::Month, 3, later).await.unwrap();
+    let figures: Vec<_> = months.iter().map(|month| (month.usage.sessions, month.usage.cost.get())).collect();
+    assert_eq!(figures, [(1, 10_000), (0, 0), (2, 20_000)]);
+    assert_eq!((months[2].usage.up_bytes, months[2].usage.down_bytes), (2, 4));
+}
+
+#[tokio::test]
+async fn what_is_left_counts_included_sessions_and_balance_together() {
+    let bench = Bench::new();
+    let customer = NewCustomer { prepaid: None, ..customer("starter") };
+    let (account, _) = bench.billing.create_customer(customer, Actor::Operator, START).await.unwrap();
+    let left =
+        async || bench.billing.standing(&account.id, START).await.unwrap().unwrap().remaining_sessions();
+    assert_eq!(left().await, Some(500));
+    let credit = Micros::new(25_000);
+    bench.billing.credit(&account.id, credit, CommandId::random(), Actor::Operator, START).await.unwrap();
+    assert_eq!(left().await, Some(502));
+    assert!(bench.billing.standing(&"nobody".parse().unwrap(), START).await.unwrap().is_none());
 }
 
 #[tokio::test]

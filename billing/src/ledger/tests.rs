@@ -20,6 +20,7 @@ struct Desk {
     sessions: BTreeMap<SessionId, Session>,
     log: Vec<Entry>,
     events: Vec<Event>,
+    used: Vec<Used>,
 }
 
 impl Desk {
@@ -37,7 +38,7 @@ impl Desk {
         let opening = Opening { id: id("acme"), email: "a@example.com".to_owned(), prepaid, key };
         let change = super::open(opening, &Actor::Operator, Context { plan: &plan, now: START }).unwrap();
         let Change { account, entries: log, events, .. } = change;
-        Desk { plan, now: START, account, sessions: BTreeMap::new(), log, events }
+        Desk { plan, now: START, account, sessions: BTreeMap::new(), log, events, used: Vec::new() }
     }
 
     fn given(&self) -> Context<'_> {
@@ -58,15 +59,17 @@ impl Desk {
             SessionChange::New(session) => {
                 assert!(self.sessions.insert(session.id.clone(), session).is_none());
             }
-            SessionChange::Update(session) => {
+            SessionChange::Again(session) | SessionChange::Update(session) => {
                 assert!(self.sessions.insert(session.id.clone(), session).is_some());
             }
         }
+        self.used.extend(change.used);
         true
     }
 
     fn hold(&mut self, session: &str) -> Result<bool, Refusal> {
-        let answer = super::hold(&self.account, &id_of("key"), &id(session), &id("gw"), self.given())?;
+        let (new, voided) = (NewSession::from(id::<SessionId>(session)), self.sessions.get(&id(session)));
+        let answer = super::hold(&self.account, &id_of("key"), &new, &id("gw"), voided, self.given())?;
         Ok(self.write(answer))
     }
 
@@ -88,7 +91,11 @@ impl Desk {
     }
 
     fn void(&mut self, session: &str) -> Result<bool, Refused> {
-        let answer = super::void(&self.account, self.session(session), "no browser", self.given())?;
+        self.void_attempt(session, self.session(session).attempt)
+    }
+
+    fn void_attempt(&mut self, session: &str, attempt: u32) -> Result<bool, Refused> {
+        let answer = super::void(&self.account, self.session(session), attempt, "no browser", self.given())?;
         Ok(self.write(answer))
     }
 
@@ -225,7 +232,14 @@ fn a_hold_is_refused_for_the_first_reason() {
 #[test]
 fn a_key_of_another_account_is_refused() {
     let desk = Desk::subscription("starter");
-    let refused = super::hold(&desk.account, &id_of("stranger"), &id("s"), &id("gw"), desk.given());
+    let refused = super::hold(
+        &desk.account,
+        &id_of("stranger"),
+        &NewSession::from(id::<SessionId>("s")),
+        &id("gw"),
+        None,
+        desk.given(),
+    );
     assert_eq!(refused, Err(Refusal::KeyRevoked));
 }
 
@@ -409,6 +423,57 @@ fn a_voided_session_costs_nothing() {
     assert_eq!(desk.figures(), (10_000, 0, 0, 0));
     assert_eq!((desk.session("s").state, desk.account.open), (State::Voided, 0));
     desk.verify();
+}
+
+#[test]
+fn the_id_of_a_voided_session_is_free_and_a_late_void_of_it_does_nothing() {
+    let mut desk = Desk::prepaid(10_000);
+    desk.hold("s").unwrap();
+    desk.void("s").unwrap();
+    desk.hold("s").unwrap();
+    assert_eq!((desk.session("s").attempt, desk.account.balance), (1, Micros::ZERO));
+
+    assert_eq!(desk.void_attempt("s", 0), Ok(false));
+    assert_eq!((desk.session("s").state, desk.account.balance), (State::Held, Micros::ZERO));
+    assert_eq!(desk.void_attempt("s", 1), Ok(true));
+    assert_eq!(desk.account.balance, Micros::new(10_000));
+    desk.verify();
+}
+
+#[test]
+fn what_a_session_came_to_is_added_to_the_usage_when_it_ends() {
+    let mut desk = Desk::subscription("professional");
+    desk.start("included");
+    desk.pass(5 * MINUTE);
+    desk.post("included", COMPLETED).unwrap();
+    desk.start("lost");
+    desk.post("lost", LOST).unwrap();
+    desk.hold("voided").unwrap();
+    desk.void("voided").unwrap();
+    let retried = desk.run("retried", 7);
+
+    let used = |at, usage| Used { at, usage };
+    let bytes = Usage { sessions: 1, up_bytes: 7, down_bytes: 9, ..Usage::default() };
+    let ended = Timestamp::from_millis(START.as_millis() + 5 * MINUTE);
+    let (cost, overage) = (Micros::new(4_000), Micros::new(4_000));
+    assert_eq!(retried.charged, cost);
+    let expected = [
+        used(ended, Usage { included: 1, minutes: 5, ..bytes }),
+        used(ended, Usage { lost: 1, ..bytes }),
+        used(desk.now, Usage { retried: 1, minutes: 7, cost, overage, ..bytes }),
+    ];
+    assert_eq!(desk.used, expected);
+}
+
+#[test]
+fn an_account_stands_as_its_next_command_would_find_it() {
+    let mut desk = Desk::subscription("starter");
+    desk.start("s");
+    desk.pass(40 * DAY);
+    let standing = super::standing(&desk.account, desk.given());
+    assert_eq!((standing.included, standing.version), (500, desk.account.version));
+    assert!(standing.period.unwrap().contains(desk.now));
+    assert_eq!((desk.account.included, standing.head), (499, desk.account.head));
 }
 
 #[test]

@@ -38,8 +38,10 @@ use crate::event::{Cursor, Event};
 use crate::id::{AccountId, CommandId, GatewayId, KeyId, SessionId};
 use crate::key::Principal;
 use crate::ledger::{Change, SessionChange};
-use crate::session::Session;
+use crate::money::Micros;
+use crate::session::{Session, SessionCursor};
 use crate::time::Timestamp;
+use crate::usage::{Bucket, HOURS_KEPT, Usage, Used};
 use flush::{Disk, Flusher};
 
 mod flush;
@@ -74,6 +76,13 @@ const SCHEMA: &str = "
     ) STRICT;
     CREATE UNIQUE INDEX audit_by_command ON audit (account, command) WHERE command IS NOT NULL;
     CREATE TABLE events (seq INTEGER PRIMARY KEY AUTOINCREMENT, body TEXT NOT NULL) STRICT;
+    CREATE TABLE usage (
+        account TEXT NOT NULL, bucket TEXT NOT NULL, start INTEGER NOT NULL,
+        sessions INTEGER NOT NULL, lost INTEGER NOT NULL, included INTEGER NOT NULL, retried INTEGER NOT NULL,
+        minutes INTEGER NOT NULL, up_bytes INTEGER NOT NULL, down_bytes INTEGER NOT NULL,
+        cost INTEGER NOT NULL, overage INTEGER NOT NULL,
+        PRIMARY KEY (account, bucket, start)
+    ) STRICT, WITHOUT ROWID;
     CREATE TABLE gateways (id TEXT PRIMARY KEY, last_seen INTEGER NOT NULL) STRICT, WITHOUT ROWID;
     PRAGMA user_version = 1;
 ";
@@ -91,11 +100,27 @@ const INSERT_ENDED: &str = "INSERT INTO ended_sessions (account, id, held_at, bo
 const IS_ENDED: &str = "SELECT 1 FROM ended_sessions WHERE account = ?1 AND id = ?2";
 const SELECT_SESSION: &str = "SELECT body FROM open_sessions WHERE account = ?1 AND id = ?2
     UNION ALL SELECT body FROM ended_sessions WHERE account = ?1 AND id = ?2";
+const DELETE_ENDED: &str = "DELETE FROM ended_sessions WHERE account = ?1 AND id = ?2";
 const SELECT_SESSIONS: &str = "SELECT body FROM (
-        SELECT held_at, id, body FROM open_sessions WHERE account = ?1
+        SELECT held_at, id, body FROM open_sessions WHERE account = ?1 AND (held_at, id) < (?2, ?3)
         UNION ALL SELECT held_at, id, body FROM (
-            SELECT held_at, id, body FROM ended_sessions WHERE account = ?1 ORDER BY held_at DESC, id DESC LIMIT ?2)
-    ) ORDER BY held_at DESC, id DESC LIMIT ?2";
+            SELECT held_at, id, body FROM ended_sessions WHERE account = ?1 AND (held_at, id) < (?2, ?3)
+            ORDER BY held_at DESC, id DESC LIMIT ?4)
+    ) ORDER BY held_at DESC, id DESC LIMIT ?4";
+const SELECT_RUNNING: &str =
+    "SELECT body FROM open_sessions WHERE account = ?1 ORDER BY held_at DESC, id DESC LIMIT ?2";
+const ADD_USAGE: &str = "INSERT INTO usage (account, bucket, start,
+        sessions, lost, included, retried, minutes, up_bytes, down_bytes, cost, overage)
+    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)
+    ON CONFLICT (account, bucket, start) DO UPDATE SET
+        sessions = sessions + excluded.sessions, lost = lost + excluded.lost, included = included + excluded.included,
+        retried = retried + excluded.retried, minutes = minutes + excluded.minutes,
+        up_bytes = up_bytes + excluded.up_bytes, down_bytes = down_bytes + excluded.down_bytes,
+        cost = cost + excluded.cost, overage = overage + excluded.overage";
+const TRIM_USAGE: &str = "DELETE FROM usage WHERE account = ?1 AND bucket = ?2 AND start < ?3";
+const SELECT_USAGE: &str =
+    "SELECT start, sessions, lost, included, retried, minutes, up_bytes, down_bytes, cost, overage
+    FROM usage WHERE account = ?1 AND bucket = ?2 AND start >= ?3 ORDER BY start";
 const SELECT_OPEN: &str = "SELECT body FROM open_sessions";
 const COUNT_OPEN: &str = "SELECT count(*) FROM open_sessions WHERE account = ?1";
 const INSERT_ENTRY: &str = "INSERT INTO audit (account, seq, command, body) VALUES (?1, ?2, ?3, ?4)";
@@ -110,6 +135,8 @@ const SELECT_GATEWAY: &str = "SELECT last_seen FROM gateways WHERE id = ?1";
 
 /// Room for every statement above, so that none is compiled twice.
 const STATEMENTS: usize = 32;
+
+const HOUR_MILLIS: u64 = 3_600_000;
 
 /// Memory for pages, in KiB as SQLite wants it (negative): sessions have random ids, so that looking whether one
 /// has ended touches a page anywhere in their index.
@@ -278,10 +305,42 @@ impl Embedded {
         .await
     }
 
-    pub(super) async fn sessions(&self, account: &AccountId, limit: u32) -> Result<Vec<Session>, StoreError> {
+    pub(super) async fn sessions(
+        &self,
+        account: &AccountId,
+        after: Option<&SessionCursor>,
+        limit: u32,
+    ) -> Result<Vec<Session>, StoreError> {
         let account = account.clone();
-        self.read(move |reader| select_bodies(reader, SELECT_SESSIONS, params![account.as_str(), limit]))
-            .await
+        // Without one, after what is newer than all of them.
+        let (held_at, id) = after.map_or((i64::MAX, String::new()), |at| {
+            (column(at.held_at.as_millis()), at.id.as_str().to_owned())
+        });
+        self.read(move |reader| {
+            select_bodies(reader, SELECT_SESSIONS, params![account.as_str(), held_at, id, limit])
+        })
+        .await
+    }
+
+    pub(super) async fn running(&self, account: &AccountId, limit: u32) -> Result<Vec<Session>, StoreError> {
+        let account = account.clone();
+        self.read(move |reader| select_bodies(reader, SELECT_RUNNING, params![account.as_str(), limit])).await
+    }
+
+    pub(super) async fn usage(
+        &self,
+        account: &AccountId,
+        bucket: Bucket,
+        from: Timestamp,
+    ) -> Result<Vec<(Timestamp, Usage)>, StoreError> {
+        let account = account.clone();
+        self.read(move |reader| {
+            let mut statement = reader.prepare_cached(SELECT_USAGE)?;
+            let keys = params![account.as_str(), bucket_name(bucket), column(from.as_millis())];
+            let rows = statement.query_map(keys, usage_row)?;
+            Ok(rows.collect::<Result<_, _>>()?)
+        })
+        .await
     }
 
     pub(super) async fn open_sessions(&self) -> Result<Vec<Session>, StoreError> {
@@ -438,7 +497,9 @@ impl Rows {
     fn of(change: &Change) -> Result<Rows, StoreError> {
         let session = match &change.session {
             SessionChange::None => String::new(),
-            SessionChange::New(session) | SessionChange::Update(session) => body(session)?,
+            SessionChange::New(session) | SessionChange::Again(session) | SessionChange::Update(session) => {
+                body(session)?
+            }
         };
         let entries = change.entries.iter().map(body).collect::<Result<_, _>>()?;
         let events = change.events.iter().map(body).collect::<Result<_, _>>()?;
@@ -477,6 +538,9 @@ fn write(
     for event in &rows.events {
         transaction.prepare_cached(INSERT_EVENT)?.execute([event])?;
     }
+    if let Some(used) = &change.used {
+        add_usage(transaction, &change.account.id, used)?;
+    }
     write_session(transaction, &change.session, &rows.session)
 }
 
@@ -503,11 +567,14 @@ fn write_session(
 ) -> Result<Committed, StoreError> {
     let (new, session) = match change {
         SessionChange::None => return Ok(Committed::Done),
-        SessionChange::New(session) => (true, session),
+        SessionChange::New(session) | SessionChange::Again(session) => (true, session),
         SessionChange::Update(session) => (false, session),
     };
     let keys = [session.account.as_str(), session.id.as_str()];
     let row = params![keys[0], keys[1], column(session.held_at.as_millis()), body];
+    if let SessionChange::Again(_) = change {
+        transaction.prepare_cached(DELETE_ENDED)?.execute(keys)?;
+    }
     if new {
         let exists = transaction.prepare_cached(IS_ENDED)?.exists(keys)?
             || !inserted(transaction.prepare_cached(INSERT_OPEN)?.execute(row))?;
@@ -520,6 +587,55 @@ fn write_session(
         transaction.prepare_cached(INSERT_ENDED)?.execute(row)?;
     }
     Ok(Committed::Done)
+}
+
+fn add_usage(transaction: &Transaction<'_>, account: &AccountId, used: &Used) -> Result<(), StoreError> {
+    let Used { at, usage } = used;
+    for bucket in [Bucket::Hour, Bucket::Month] {
+        let start = bucket.holding(*at).start;
+        transaction.prepare_cached(ADD_USAGE)?.execute(params![
+            account.as_str(),
+            bucket_name(bucket),
+            column(start.as_millis()),
+            column(usage.sessions),
+            column(usage.lost),
+            column(usage.included),
+            column(usage.retried),
+            column(usage.minutes),
+            column(usage.up_bytes),
+            column(usage.down_bytes),
+            column(usage.cost.get()),
+            column(usage.overage.get()),
+        ])?;
+    }
+    let kept =
+        Bucket::Hour.holding(*at).start.as_millis().saturating_sub(u64::from(HOURS_KEPT) * HOUR_MILLIS);
+    let columns = params![account.as_str(), bucket_name(Bucket::Hour), column(kept)];
+    transaction.prepare_cached(TRIM_USAGE)?.execute(columns)?;
+    Ok(())
+}
+
+fn bucket_name(bucket: Bucket) -> &'static str {
+    match bucket {
+        Bucket::Hour => "hour",
+        Bucket::Month => "month",
+    }
+}
+
+fn usage_row(row: &Row<'_>) -> rusqlite::Result<(Timestamp, Usage)> {
+    let figure = |at: usize| row.get::<_, i64>(at).map(i64::cast_unsigned);
+    let usage = Usage {
+        sessions: figure(1)?,
+        lost: figure(2)?,
+        included: figure(3)?,
+        retried: figure(4)?,
+        minutes: figure(5)?,
+        up_bytes: figure(6)?,
+        down_bytes: figure(7)?,
+        cost: Micros::new(figure(8)?),
+        overage: Micros::new(figure(9)?),
+    };
+    Ok((Timestamp::from_millis(figure(0)?), usage))
 }
 
 /// Whether a row was inserted; if not, its key was taken.

@@ -100,7 +100,7 @@ fn row(account: &Account) -> [String; 8] {
 
 async fn show(billing: &Billing, id: &AccountId, output: &mut Output<impl Write>) -> Result<(), Failure> {
     let account = store::account(billing, id).await?;
-    let sessions = billing.sessions(id, SESSIONS_SHOWN).await?;
+    let sessions = billing.sessions(id, None, SESSIONS_SHOWN).await?;
     let mut document = summary(&account);
     document["keys"] = account.keys.iter().map(key::document).collect();
     document["sessions"] = sessions.iter().map(session_document).collect();

@@ -8,6 +8,8 @@ use proptest::prelude::*;
 use super::*;
 use crate::money::Micros;
 use crate::store::LIST_MAX;
+use crate::time::Period;
+use crate::usage::Usage;
 
 const SESSIONS: u8 = 6;
 const REFUNDS_PER_DAY: u32 = 2;
@@ -27,12 +29,15 @@ fn plans() -> Catalogue {
 
 #[derive(Clone, Debug)]
 enum Step {
-    Hold(u8),
+    /// A session, and which of two wishes comes with it.
+    Hold(u8, bool),
     Begin(u8),
     Extend(u8, u32),
     Complete(u8),
     Lose(u8),
     Void(u8),
+    /// A void that comes late: of the first time that the id was held.
+    VoidFirst(u8),
     Abandon,
     Credit(u8, u64),
     Suspend(bool),
@@ -42,12 +47,13 @@ enum Step {
 fn step() -> impl Strategy<Value = Step> {
     let id = 0..SESSIONS;
     prop_oneof![
-        6 => id.clone().prop_map(Step::Hold),
+        6 => (id.clone(), prop::bool::weighted(0.2)).prop_map(|(id, wish)| Step::Hold(id, wish)),
         4 => id.clone().prop_map(Step::Begin),
         4 => (id.clone(), 5..12_u32).prop_map(|(id, minutes)| Step::Extend(id, minutes)),
         3 => id.clone().prop_map(Step::Complete),
         3 => id.clone().prop_map(Step::Lose),
-        1 => id.clone().prop_map(Step::Void),
+        2 => id.clone().prop_map(Step::Void),
+        1 => id.clone().prop_map(Step::VoidFirst),
         1 => Just(Step::Abandon),
         2 => (0..8_u8, prop_oneof![Just(3_000_u64), Just(10_000), Just(25_000)])
             .prop_map(|(command, amount)| Step::Credit(command, amount)),
@@ -78,11 +84,14 @@ struct Model {
     told_refused: Option<u64>,
     /// What was told, in the words of [`words`].
     events: Vec<String>,
+    used: Vec<Used>,
 }
 
 /// A session; `begun` and `ended` in milliseconds.
 #[derive(Clone, Default)]
 struct Run {
+    wish: bool,
+    attempt: u32,
     begun: Option<u64>,
     minutes: i64,
     from_included: i64,
@@ -96,6 +105,12 @@ struct Run {
 enum Ended {
     Voided,
     Posted { at: u64, cause: &'static str },
+}
+
+/// What a session that was posted comes to in the usage of the hour and the month of its end.
+struct Used {
+    at: u64,
+    figures: [i64; 7],
 }
 
 impl Model {
@@ -155,9 +170,10 @@ impl Model {
         run.from_overage += price - from_balance;
     }
 
-    fn hold(&mut self, id: u8) -> Verdict {
-        if self.sessions.contains_key(&id) {
-            return Err("exists");
+    fn hold(&mut self, id: u8, wish: bool) -> Verdict {
+        match self.sessions.get(&id) {
+            Some(Run { ended: Some(Ended::Voided), .. }) | None => {}
+            Some(exists) => return Err(if exists.wish == wish { "exists" } else { "exists different" }),
         }
         if self.suspended {
             self.tell_refused(id, "suspended");
@@ -165,7 +181,7 @@ impl Model {
         }
         let kept = self.before_renewal();
         self.renew();
-        let verdict = self.hold_new(id);
+        let verdict = self.hold_new(id, wish);
         if let Err(refusal) = verdict {
             self.take_renewal_back(kept);
             let cause = match refusal {
@@ -178,8 +194,9 @@ impl Model {
         verdict
     }
 
-    fn hold_new(&mut self, id: u8) -> Verdict {
-        let mut run = Run { minutes: 5, ..Run::default() };
+    fn hold_new(&mut self, id: u8, wish: bool) -> Verdict {
+        let attempt = self.sessions.get(&id).map_or(0, |voided| voided.attempt + 1);
+        let mut run = Run { wish, attempt, minutes: 5, ..Run::default() };
         if self.retry == 0 && self.included == 0 {
             self.can_pay(10_000)?;
         }
@@ -243,27 +260,42 @@ impl Model {
         }
         self.renew();
         let refunds = self.refunds.entry(self.now / DAY).or_default();
+        let mut billed = 0;
         if cause == CRASHED && *refunds < REFUNDS_PER_DAY {
             *refunds += 1;
             self.retry += 1;
             self.give_back(&mut run);
+            (run.from_included, run.from_retry) = (0, 0);
         } else {
             let mut started = 1;
             while begun + started * MINUTE < at {
                 started += 1;
             }
+            billed = i64::try_from(started).unwrap().min(run.minutes);
             let used = i64::try_from(started).unwrap().max(5);
             while run.minutes > used {
                 run.minutes -= 1;
                 self.give_back_money(2_000, &mut run);
             }
         }
+        let Run { from_included, from_retry, from_balance, from_overage, .. } = run;
+        let (lost, cost) = (i64::from(cause == CRASHED), from_balance + from_overage);
+        let figures = [1, lost, from_included, from_retry, billed, cost, from_overage];
+        self.used.push(Used { at: at.max(begun), figures });
         run.ended = Some(end);
         let kind = if cause == CRASHED { "lost" } else { "completed" };
-        let (lasted, cost) = (at.max(begun) - begun, run.from_balance + run.from_overage);
+        let lasted = at.max(begun) - begun;
         self.events.push(format!("session:{kind} s{id} {cause} {lasted} {cost}"));
         self.sessions.insert(id, run);
         Ok(())
+    }
+
+    fn void_first(&mut self, id: u8) -> Verdict {
+        match self.sessions.get(&id) {
+            Some(Run { attempt: 0, .. }) => self.void(id),
+            Some(_) => Ok(()),
+            None => Err("no session"),
+        }
     }
 
     fn void(&mut self, id: u8) -> Verdict {
@@ -275,6 +307,7 @@ impl Model {
         }
         self.renew();
         self.give_back(&mut run);
+        (run.from_included, run.from_retry) = (0, 0);
         run.ended = Some(Ended::Voided);
         self.sessions.insert(id, run);
         Ok(())
@@ -330,12 +363,13 @@ impl Model {
 
     fn run(&mut self, step: &Step) -> Verdict {
         match *step {
-            Step::Hold(id) => self.hold(id),
+            Step::Hold(id, wish) => self.hold(id, wish),
             Step::Begin(id) => self.begin(id),
             Step::Extend(id, minutes) => self.extend(id, minutes),
             Step::Complete(id) => self.post(id, self.now, "client"),
             Step::Lose(id) => self.post(id, self.now, CRASHED),
             Step::Void(id) => self.void(id),
+            Step::VoidFirst(id) => self.void_first(id),
             Step::Abandon => {
                 self.abandon();
                 Ok(())
@@ -355,6 +389,14 @@ impl Model {
     fn figures(&self) -> [i64; 5] {
         [self.balance, self.included, self.retry, self.overage, i64::try_from(self.open()).unwrap()]
     }
+
+    fn usage(&self, period: Period) -> [i64; 7] {
+        let within = self
+            .used
+            .iter()
+            .filter(|used| (period.start.as_millis()..period.end.as_millis()).contains(&used.at));
+        within.fold([0; 7], |sums, used| std::array::from_fn(|at| sums[at] + used.figures[at]))
+    }
 }
 
 /// The same commands for the real thing.
@@ -364,6 +406,8 @@ struct Real {
     now: Timestamp,
     /// Events were read up to here.
     read: Cursor,
+    /// What the first hold of each id gave.
+    held: BTreeMap<u8, Session>,
 }
 
 impl Real {
@@ -372,7 +416,18 @@ impl Real {
         let id = |id: u8| session(&format!("s{id}"));
         let end = |outcome| End { at: now, outcome, up_bytes: 0, down_bytes: 0 };
         match *step {
-            Step::Hold(hold) => held(billing.hold(&self.who, id(hold), &gateway("gw"), now).await),
+            Step::Hold(hold, wish) => {
+                let request = SessionRequest {
+                    tracking_id: wish.then(|| "nightly".parse().unwrap()),
+                    ..SessionRequest::default()
+                };
+                let new = NewSession { id: id(hold), request };
+                let result = billing.hold(&self.who, new, &gateway("gw"), now).await;
+                if let Ok(first) = &result {
+                    self.held.entry(hold).or_insert_with(|| first.session.clone());
+                }
+                held(result)
+            }
             Step::Begin(begin) => done(billing.begin(account, &id(begin), now, now).await),
             Step::Extend(extend, minutes) => {
                 extended(billing.extend(account, &id(extend), minutes, now).await)
@@ -381,7 +436,14 @@ impl Real {
             Step::Lose(post) => {
                 done(billing.post(account, &id(post), end(Outcome::Lost { cause: CRASHED }), now).await)
             }
-            Step::Void(void) => done(billing.void(account, &id(void), "no browser", now).await),
+            Step::Void(void) => match billing.session(account, &id(void)).await.unwrap() {
+                Some(session) => done(billing.void(&session, "no browser", now).await),
+                None => Err("no session"),
+            },
+            Step::VoidFirst(void) => match self.held.get(&void) {
+                Some(session) => done(billing.void(session, "no browser", now).await),
+                None => Err("no session"),
+            },
             Step::Abandon => done(billing.settle_abandoned(&gateway("me"), now).await),
             Step::Credit(command, amount) => {
                 let command = format!("c{command}").parse().unwrap();
@@ -400,6 +462,16 @@ impl Real {
         let money = |amount: Micros| i64::try_from(amount.get()).unwrap();
         let Account { balance, included, retry, overage, open, .. } = account;
         [money(balance), included.into(), retry.into(), money(overage), open.into()]
+    }
+
+    async fn usage(&self, by: Span) -> Vec<(Period, [i64; 7])> {
+        let used = self.billing.usage(&self.who.account, by, by.most(), self.now).await.unwrap();
+        let figures = |usage: Usage| {
+            let Usage { sessions, lost, included, retried, minutes, cost, overage, .. } = usage;
+            [sessions, lost, included, retried, minutes, cost.get(), overage.get()]
+                .map(|figure| i64::try_from(figure).unwrap())
+        };
+        used.into_iter().map(|used| (used.period, figures(used.usage))).collect()
     }
 
     /// What was told since this was last asked.
@@ -438,6 +510,7 @@ fn held(result: Result<Held, HoldError>) -> Verdict {
         Ok(_) => Ok(()),
         Err(HoldError::Refused(refusal)) => Err(refused(&refusal)),
         Err(HoldError::Exists(_)) => Err("exists"),
+        Err(HoldError::ExistsDifferent(_)) => Err("exists different"),
         Err(HoldError::Store(error)) => panic!("{error}"),
     }
 }
@@ -556,7 +629,7 @@ async fn compare(plan: &str, prepaid: Option<u64>, steps: &[Step]) {
     let (account, secret) = billing.create_customer(new, Actor::Operator, START).await.unwrap();
     let who = billing.authenticate(secret.expose()).await.unwrap().unwrap();
 
-    let mut real = Real { billing, who, now: START, read: Cursor::start() };
+    let mut real = Real { billing, who, now: START, held: BTreeMap::new(), read: Cursor::start() };
     let renewals = if plan == "starter" { CALENDAR } else { ANNIVERSARIES };
     let subscription = prepaid.is_none();
     let mut model = Model {
@@ -573,6 +646,11 @@ async fn compare(plan: &str, prepaid: Option<u64>, steps: &[Step]) {
         assert_eq!(real.run(step).await, model.run(step), "step {number}: {step:?}");
         assert_eq!(real.figures().await, model.figures(), "step {number}: {step:?}");
         assert_eq!(real.events().await, std::mem::take(&mut model.events), "step {number}: {step:?}");
+    }
+    for by in [Span::Hour, Span::Day, Span::Month] {
+        for (period, figures) in real.usage(by).await {
+            assert_eq!(figures, model.usage(period), "{by:?} {period:?}");
+        }
     }
     real.billing.verify(&account.id).await.unwrap();
 }
