@@ -6,7 +6,7 @@
 use std::convert::Infallible;
 use std::future::poll_fn;
 use std::io;
-use std::net::{SocketAddr, TcpListener as StdListener};
+use std::net::{IpAddr, SocketAddr, TcpListener as StdListener};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -117,17 +117,17 @@ async fn accept(
         // The permit before the connection: what is not accepted waits in the kernel's bounded queue.
         let next = async {
             let permit = Arc::clone(&permits).acquire_owned().await.expect("nobody closes it");
-            listener.accept().await.map(|(stream, _)| (stream, permit))
+            listener.accept().await.map(|(stream, peer)| (stream, peer.ip(), permit))
         };
         let accepted = tokio::select! {
             accepted = next => accepted,
             () = told(&mut closing) => return,
         };
         match accepted {
-            Ok((stream, permit)) => {
+            Ok((stream, client, permit)) => {
                 let (gateway, tls, closing) = (Arc::clone(&gateway), tls.clone(), closing.clone());
                 tokio::spawn(async move {
-                    serve_connection(&gateway, stream, tls, closing).await;
+                    serve_connection(&gateway, stream, client, tls, closing).await;
                     drop(permit);
                 });
             }
@@ -142,6 +142,7 @@ async fn accept(
 async fn serve_connection(
     gateway: &Arc<Gateway>,
     stream: TcpStream,
+    client: IpAddr,
     tls: Option<TlsAcceptor>,
     closing: watch::Receiver<bool>,
 ) {
@@ -149,9 +150,9 @@ async fn serve_connection(
     if stream.set_nodelay(true).is_err() {
         return;
     }
-    let Some(tls) = tls else { return serve_http(gateway, Door::Plain, stream, closing).await };
+    let Some(tls) = tls else { return serve_http(gateway, Door::Plain, client, stream, closing).await };
     match timeout(HANDSHAKE, tls.accept(stream)).await {
-        Ok(Ok(stream)) => serve_http(gateway, Door::Tls, stream, closing).await,
+        Ok(Ok(stream)) => serve_http(gateway, Door::Tls, client, stream, closing).await,
         Ok(Err(error)) => debug!(%error, "a TLS handshake failed"),
         Err(_) => debug!("a TLS handshake took too long"),
     }
@@ -164,13 +165,14 @@ async fn serve_connection(
 async fn serve_http<C: Client + 'static>(
     gateway: &Arc<Gateway>,
     door: Door,
+    client: IpAddr,
     stream: C,
     mut closing: watch::Receiver<bool>,
 ) {
     let slot: Mutex<Option<Admitted>> = Mutex::new(None);
     let service = service_fn(|request| {
         Box::pin(async {
-            let (response, admitted) = session::admit(gateway, door, request).await;
+            let (response, admitted) = session::admit(gateway, door, client, request).await;
             *slot.lock().unwrap_or_else(PoisonError::into_inner) = admitted;
             Ok::<_, Infallible>(response)
         })

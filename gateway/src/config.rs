@@ -49,6 +49,8 @@ const MAX_DURATION: Duration = Duration::from_secs(24 * 60 * 60);
 /// Longer than a script waits for a page (clients give up after 3 minutes); a client that vanished without closing its
 /// connection is billed for no more than this.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(10 * 60);
+/// A person who was handed a URL has opened it by then; what waits for longer was forgotten.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5 * 60);
 /// How long a client may wait for a browser when none is warm; a slow Firefox start takes 3 s.
 const START_TIMEOUT: Duration = Duration::from_secs(10);
 /// Kubernetes kills 30 s after it asked; the last 5 are for the goodbyes and for settling.
@@ -136,6 +138,8 @@ pub struct Session {
     pub max_duration: Duration,
     /// Without a byte in either direction.
     pub idle_timeout: Duration,
+    /// From the creation of a session without a socket to its first one.
+    pub connect_timeout: Duration,
     /// From the request to a browser, started on demand where none is warm.
     pub start_timeout: Duration,
     /// From the drain signal to the end of the last session.
@@ -282,6 +286,7 @@ fn session(settings: &mut Settings) -> Session {
     Session {
         max_duration: settings.read("session.max_duration", MAX_DURATION, values::duration),
         idle_timeout: settings.read("session.idle_timeout", IDLE_TIMEOUT, values::duration),
+        connect_timeout: settings.read("session.connect_timeout", CONNECT_TIMEOUT, values::duration),
         start_timeout: settings.read("session.start_timeout", START_TIMEOUT, values::duration),
         drain_deadline: settings.read("session.drain_deadline", DRAIN_DEADLINE, values::duration),
         refunds_per_day: settings.read(

@@ -1,26 +1,46 @@
 //! [`Principal`] → hold on the ledger: may this account start a session, and its price is set aside, in one step.
 
-use billing::{HoldError, Principal, Refusal as Denied, Session, SessionId};
+use billing::{HoldError, NewSession, Principal, Refusal as Denied, Session};
 
 use crate::refusal::Refusal;
 use crate::serve::Gateway;
+
+/// Why nothing was set aside. Nothing was charged either.
+#[derive(Debug)]
+pub enum NotHeld {
+    Refused(Refusal),
+    /// The account has a session of that id, as it is now.
+    Exists(Box<Session>),
+    /// The same, and it was asked for with other parameters.
+    ExistsDifferent(Box<Session>),
+}
+
+impl From<Refusal> for NotHeld {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
+}
 
 /// Sets the price of a session aside. From here on every way out passes through [`settle`](crate::settle).
 ///
 /// # Errors
 ///
-/// Why the account may not start one; nothing was charged then.
-pub async fn hold(gateway: &Gateway, who: &Principal, top_up_url: &str) -> Result<Session, Refusal> {
-    let id = SessionId::random();
+/// Why the account may not start one.
+pub async fn hold(
+    gateway: &Gateway,
+    who: &Principal,
+    new: NewSession,
+    top_up_url: &str,
+) -> Result<Session, NotHeld> {
     let now = gateway.clock.now();
-    match gateway.billing.hold(who, id, &gateway.id, now).await {
+    match gateway.billing.hold(who, new, &gateway.id, now).await {
         Ok(held) => Ok(held.session),
-        Err(HoldError::Refused(denied)) => Err(refusal(denied, top_up_url)),
-        // 128 random bits that were used before: a broken random generator, or a broken store.
-        Err(HoldError::Exists(_) | HoldError::ExistsDifferent(_)) => Err(Refusal::LedgerAway),
+        Err(HoldError::Refused(denied)) => Err(refusal(denied, top_up_url).into()),
+        Err(HoldError::Exists(session)) => Err(NotHeld::Exists(session)),
+        Err(HoldError::ExistsDifferent(session)) => Err(NotHeld::ExistsDifferent(session)),
         Err(HoldError::Store(error)) => {
             tracing::warn!(%error, "a session could not be held");
-            Err(Refusal::LedgerAway)
+            Err(Refusal::LedgerAway.into())
         }
     }
 }

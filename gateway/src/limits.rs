@@ -19,10 +19,12 @@ const LOOK: Duration = Duration::from_secs(1);
 /// The operator's limits.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// From the 101.
+    /// From the 101; a session may have a shorter one of its own.
     pub max_duration: Duration,
     /// Without a byte in either direction. A client whose machine vanished says nothing, and would be billed for ever.
     pub idle_timeout: Duration,
+    /// For how long a session that was made without a socket waits for one.
+    pub connect_timeout: Duration,
 }
 
 /// Ends sessions that have reached a limit, until it is dropped.
@@ -39,8 +41,13 @@ impl Limits {
     fn apply(&self, live: &Live) {
         let lasted = live.begun.elapsed();
         let passed = live.up_bytes.load(Ordering::Relaxed) + live.down_bytes.load(Ordering::Relaxed);
-        if lasted >= self.max_duration {
+        if lasted >= live.max_duration {
             live.end(Close::TimeLimit);
+        } else if live.is_detached() {
+            live.waits(lasted);
+            if lasted >= self.connect_timeout {
+                live.end(Close::NotConnected);
+            }
         } else if live.silence(passed, lasted) >= self.idle_timeout {
             live.end(Close::Idle);
         }

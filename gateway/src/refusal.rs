@@ -224,6 +224,12 @@ pub enum Close {
     TimeLimit,
     /// Nothing was said for too long.
     Idle,
+    /// The page that the socket belonged to was closed; its browser goes on.
+    PageClosed,
+    /// Nobody connected to it in time.
+    NotConnected,
+    /// Its owner ended it.
+    Owner,
 }
 
 impl Close {
@@ -231,14 +237,15 @@ impl Close {
     #[must_use]
     pub fn code(self) -> u16 {
         match self {
-            Self::Done => 1000,
+            Self::Done | Self::PageClosed => 1000,
             Self::Draining => 1001,
             Self::Protocol => 1002,
             Self::TooBig => 1009,
             Self::Lost => 1011,
             Self::TryAgain => 1013,
             Self::BalanceUsedUp => 4402,
-            Self::TimeLimit | Self::Idle => 4408,
+            Self::TimeLimit | Self::Idle | Self::NotConnected => 4408,
+            Self::Owner => 4410,
         }
     }
 
@@ -255,6 +262,9 @@ impl Close {
             Self::BalanceUsedUp => "the balance does not cover the next minute",
             Self::TimeLimit => "the session has lasted as long as it may",
             Self::Idle => "nothing was sent for too long",
+            Self::PageClosed => "the page was closed",
+            Self::NotConnected => "nobody connected in time",
+            Self::Owner => "the session was ended by its owner",
         }
     }
 
@@ -271,6 +281,9 @@ impl Close {
             Self::BalanceUsedUp => "balance used up",
             Self::TimeLimit => "time limit",
             Self::Idle => "idle",
+            Self::PageClosed => "page closed",
+            Self::NotConnected => "never connected",
+            Self::Owner => "ended by owner",
         }
     }
 
@@ -302,6 +315,9 @@ mod tests {
             Close::BalanceUsedUp,
             Close::TimeLimit,
             Close::Idle,
+            Close::PageClosed,
+            Close::NotConnected,
+            Close::Owner,
         ] {
             let frame = close.frame();
             assert_eq!(frame.len(), 2 + usize::from(frame[1]));

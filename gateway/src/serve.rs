@@ -70,6 +70,7 @@ impl Gateway {
             limits: limits::Limits {
                 max_duration: Duration::from_secs(86_400),
                 idle_timeout: Duration::from_secs(86_400),
+                connect_timeout: Duration::from_secs(300),
             },
             serving: AtomicBool::new(true),
             draining: watch::Sender::new(false),
@@ -171,6 +172,7 @@ async fn open(config: &Config, data_dir: &Path) -> Result<Arc<Gateway>> {
         limits: limits::Limits {
             max_duration: config.session.max_duration,
             idle_timeout: config.session.idle_timeout,
+            connect_timeout: config.session.connect_timeout,
         },
         serving: AtomicBool::new(false),
         draining: watch::Sender::new(false),

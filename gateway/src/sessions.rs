@@ -1,58 +1,201 @@
-//! The live sessions: who they are, what they have passed so far, and how to end them from outside.
+//! The live sessions: who they are, the sockets that belong to them, what those have passed so far, and how to end one
+//! from outside.
+//!
+//! A session owns its browser and its place as long as a socket is attached to it, or a [`Keeper`] while it has had none
+//! yet. Whoever leaves last is handed both, to settle the session; nobody can attach to it from then on.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::task::Context;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use billing::{AccountId, SessionId, Terms, Timestamp};
+use billing::{AccountId, Session, SessionId, Terms, Timestamp};
 use dashmap::DashMap;
 use futures_util::task::AtomicWaker;
+use pool::{Lease, Upstream};
+use tokio::sync::{Notify, OwnedSemaphorePermit};
 use tokio::time::Instant;
 
 use crate::refusal::Close;
+use crate::settle::Reason;
 
-/// A session between its 101 and its end.
+#[cfg(test)]
+mod tests;
+
+/// Sockets of one session at a time: a browser's own, and one for each page of a script that opens many. Each takes two
+/// descriptors.
+pub const SOCKETS: u32 = 64;
+
+/// A session from its beginning to its settlement.
 pub struct Live {
     pub account: AccountId,
     pub id: SessionId,
     pub terms: Terms,
-    /// When its 101 was sent: minutes count from here, by a clock that nobody sets.
+    /// When its 101 was sent, or when it was created without a socket: minutes count from here, by a clock that nobody sets.
     pub begun: Instant,
     /// The same moment for the record.
     pub begun_at: Timestamp,
-    /// From the client to the browser.
+    /// How long it may last.
+    pub max_duration: Duration,
+    /// From its clients to the browser.
     pub up_bytes: AtomicU64,
-    /// From the browser to the client.
+    /// From the browser to its clients.
     pub down_bytes: AtomicU64,
     /// Bytes that had passed when the session was last found to have said something, and how old it was then.
     heard: Mutex<(u64, Duration)>,
-    end: OnceLock<Close>,
+    /// Why it ends, once somebody has said so.
+    end: OnceLock<Reason>,
+    /// The line of its first socket; those of others are in `members`, so that a session with one socket allocates none.
+    first: Line,
+    members: Mutex<Members>,
+    /// The final record, or none where the ledger could not be written.
+    record: OnceLock<Option<Session>>,
+    settled: Notify,
+}
+
+/// What a session owns until it is settled.
+#[derive(Debug)]
+pub struct Estate {
+    pub lease: Lease,
+    /// Counts it until it is settled; a drain waits for all of them.
+    pub place: OwnedSemaphorePermit,
+}
+
+/// Who is attached.
+#[derive(Debug)]
+struct Members {
+    sockets: u32,
+    /// Nobody has attached yet, and a keeper holds the session.
+    kept: bool,
+    /// The lines of the keeper and of all sockets but the first.
+    lines: Vec<Arc<Line>>,
+    /// Where its first socket came from.
+    client: Option<IpAddr>,
+    /// The last one has left.
+    over: bool,
+    /// Until then.
+    estate: Option<Estate>,
+}
+
+/// How one socket's task is told that the session ends.
+#[derive(Debug, Default)]
+pub struct Line {
     waker: AtomicWaker,
 }
 
+/// Why there is no attaching to a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NotAttached {
+    /// It is over.
+    Over,
+    /// It has a socket, and the caller wanted to be the only one.
+    Connected,
+    /// It has [`SOCKETS`].
+    TooMany,
+}
+
 impl Live {
+    /// One that begins now.
     #[must_use]
-    pub fn new(account: AccountId, id: SessionId, terms: Terms, begun_at: Timestamp) -> Self {
+    pub fn new(held: Session, max_duration: Duration, begun_at: Timestamp, estate: Estate) -> Self {
+        Self::of(held.account, held.id, held.terms, max_duration, begun_at, Some(estate))
+    }
+
+    /// One that has no browser.
+    #[cfg(test)]
+    pub(crate) fn for_tests(account: AccountId, id: SessionId, terms: Terms, begun_at: Timestamp) -> Self {
+        Self::of(account, id, terms, Duration::MAX, begun_at, None)
+    }
+
+    fn of(
+        account: AccountId,
+        id: SessionId,
+        terms: Terms,
+        max_duration: Duration,
+        begun_at: Timestamp,
+        estate: Option<Estate>,
+    ) -> Self {
         Self {
             account,
             id,
             terms,
             begun: Instant::now(),
             begun_at,
+            max_duration,
             up_bytes: AtomicU64::new(0),
             down_bytes: AtomicU64::new(0),
             heard: Mutex::new((0, Duration::ZERO)),
             end: OnceLock::new(),
-            waker: AtomicWaker::new(),
+            first: Line::default(),
+            members: Mutex::new(Members::of(estate)),
+            record: OnceLock::new(),
+            settled: Notify::new(),
         }
     }
 
-    /// Ends it in an orderly way. The first one who says so gives the reason.
+    /// Ends it in an orderly way, all of its sockets. The first one who says so gives the reason. Whoever wants to know
+    /// what came of it waits for [`Live::settled`].
     pub fn end(&self, close: Close) {
-        let _ = self.end.set(close);
-        self.waker.wake();
+        self.end_as(Reason::of(close));
+    }
+
+    /// The same, for a reason that may leave the customer uncharged.
+    pub(crate) fn end_as(&self, reason: Reason) {
+        let _ = self.end.set(reason);
+        self.first.waker.wake();
+        for line in &self.members().lines {
+            line.waker.wake();
+        }
+    }
+
+    /// Why it ends, once somebody has said so.
+    #[must_use]
+    pub fn told(&self) -> Option<Reason> {
+        self.end.get().copied()
+    }
+
+    /// Waits until it is settled. The final record, or none where the ledger could not be written: then the next start
+    /// settles it.
+    pub async fn settled(&self) -> Option<Session> {
+        let mut settled = std::pin::pin!(self.settled.notified());
+        loop {
+            settled.as_mut().enable();
+            if let Some(record) = self.record.get() {
+                return record.clone();
+            }
+            settled.as_mut().await;
+            settled.set(self.settled.notified());
+        }
+    }
+
+    /// What it came to.
+    pub(crate) fn note_record(&self, record: Session) {
+        let _ = self.record.set(Some(record));
+    }
+
+    /// Where further sockets to its browser are opened; none once it is over.
+    #[must_use]
+    pub fn upstream(&self) -> Option<Upstream> {
+        self.members().estate.as_ref().map(|estate| estate.lease.upstream())
+    }
+
+    /// The address that its first socket came from.
+    #[must_use]
+    pub fn client(&self) -> Option<IpAddr> {
+        self.members().client
+    }
+
+    /// Whether a socket was ever attached.
+    #[must_use]
+    pub fn is_detached(&self) -> bool {
+        self.members().kept
+    }
+
+    /// It waits for its first socket at that age, which is no silence.
+    pub(crate) fn waits(&self, lasted: Duration) {
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner).1 = lasted;
     }
 
     /// How long it has said nothing, for a session of age `lasted` that has passed `passed` bytes. One task asks.
@@ -64,21 +207,63 @@ impl Live {
         lasted.saturating_sub(heard.1)
     }
 
-    /// Whether somebody ended it; otherwise the task is woken when somebody does. One task waits.
-    pub(crate) fn poll_end(&self, cx: &mut Context<'_>) -> Option<Close> {
-        let ended = self.end.get().copied();
-        if ended.is_some() {
-            return ended;
+    /// Whether somebody ended it; otherwise the task is woken when somebody does. One task waits on a line.
+    pub(crate) fn poll_end(&self, line: &Line, cx: &mut Context<'_>) -> Option<Close> {
+        if let Some(reason) = self.told() {
+            return Some(reason.close);
         }
-        self.waker.register(cx.waker());
+        line.waker.register(cx.waker());
         // It may have been set before the waker was there.
-        self.end.get().copied()
+        self.told().map(|reason| reason.close)
+    }
+
+    #[cfg(test)]
+    pub(crate) fn first_line(&self) -> &Line {
+        &self.first
+    }
+
+    fn members(&self) -> MutexGuard<'_, Members> {
+        self.members.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Nobody waits for a record that will not come.
+    fn is_over(&self) {
+        let _ = self.record.set(None);
+        self.settled.notify_waiters();
     }
 }
 
 impl fmt::Debug for Live {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Live").field("account", &self.account).field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+impl Members {
+    fn of(estate: Option<Estate>) -> Self {
+        Self { sockets: 0, kept: false, lines: Vec::new(), client: None, over: false, estate }
+    }
+
+    /// One more socket. Whoever kept the session until now is relieved.
+    fn add(&mut self, client: IpAddr) {
+        self.sockets += 1;
+        self.client.get_or_insert(client);
+        if self.kept {
+            self.kept = false;
+            for line in self.lines.drain(..) {
+                line.waker.wake();
+            }
+        }
+    }
+
+    /// One socket less. Whether it was the last one.
+    fn remove(&mut self, line: Option<&Arc<Line>>) -> bool {
+        self.sockets -= 1;
+        if let Some(line) = line {
+            self.lines.retain(|other| !Arc::ptr_eq(other, line));
+        }
+        self.over = self.sockets == 0;
+        self.over
     }
 }
 
@@ -90,29 +275,185 @@ pub struct Sessions {
     closing: OnceLock<Close>,
 }
 
-/// A session's place among the live ones, until it is dropped; a task that panics gives it up as well.
+/// One socket's part in a session. A task that panics gives it up as well; the session then is repaired, not settled.
 #[derive(Debug)]
-pub struct Registered<'a> {
+pub struct Attached<'a> {
     sessions: &'a Sessions,
     live: Arc<Live>,
+    /// None for the first socket.
+    line: Option<Arc<Line>>,
+    left: bool,
 }
 
-impl Drop for Registered<'_> {
+/// Holds a session that has had no socket yet.
+#[derive(Debug)]
+pub struct Keeper {
+    live: Arc<Live>,
+    line: Arc<Line>,
+}
+
+/// The last one of a session: it settles it. The session is among the live ones until this is dropped.
+#[derive(Debug)]
+pub struct Last<'a> {
+    sessions: &'a Sessions,
+    live: Arc<Live>,
+    estate: Option<Estate>,
+}
+
+impl Attached<'_> {
+    #[must_use]
+    pub fn live(&self) -> &Arc<Live> {
+        &self.live
+    }
+
+    #[must_use]
+    pub fn line(&self) -> &Line {
+        self.line.as_deref().unwrap_or(&self.live.first)
+    }
+
+    /// The socket that the pool had opened ahead of time, for whoever is first to ask.
+    #[must_use]
+    pub fn take_socket(&self) -> Option<std::net::TcpStream> {
+        self.live.members().estate.as_mut()?.lease.take_socket()
+    }
+}
+
+impl<'a> Attached<'a> {
+    /// This socket is done. The last one of its session is told so.
+    #[must_use]
+    pub fn leave(mut self) -> Option<Last<'a>> {
+        self.give_up()
+    }
+
+    fn give_up(&mut self) -> Option<Last<'a>> {
+        if std::mem::replace(&mut self.left, true) {
+            return None;
+        }
+        let mut members = self.live.members();
+        if !members.remove(self.line.as_ref()) {
+            return None;
+        }
+        let estate = members.estate.take();
+        Some(Last { sessions: self.sessions, live: Arc::clone(&self.live), estate })
+    }
+}
+
+impl Drop for Attached<'_> {
+    fn drop(&mut self) {
+        drop(self.give_up());
+    }
+}
+
+impl Keeper {
+    /// Waits until a socket is attached (none), or the session was told to end before that.
+    pub async fn watch(self, sessions: &Sessions) -> Option<Last<'_>> {
+        std::future::poll_fn(|cx| {
+            let ended = self.live.poll_end(&self.line, cx).is_some();
+            let mut members = self.live.members();
+            if !members.kept {
+                return Poll::Ready(None);
+            }
+            if !ended {
+                return Poll::Pending;
+            }
+            (members.kept, members.over) = (false, true);
+            let estate = members.estate.take();
+            drop(members);
+            let last = Last { sessions, live: Arc::clone(&self.live), estate };
+            Poll::Ready(Some(last))
+        })
+        .await
+    }
+}
+
+impl Last<'_> {
+    #[must_use]
+    pub fn live(&self) -> &Live {
+        &self.live
+    }
+
+    /// The browser and the place, once.
+    #[must_use]
+    pub fn take_estate(&mut self) -> Option<Estate> {
+        self.estate.take()
+    }
+}
+
+impl Drop for Last<'_> {
     fn drop(&mut self) {
         self.sessions.live.remove(&(self.live.account.clone(), self.live.id.clone()));
         metrics::gauge!("ufb_gateway_live_sessions").decrement(1.0);
+        self.live.is_over();
     }
 }
 
 impl Sessions {
+    /// Registers a session that has begun, with its first socket.
     #[must_use]
-    pub fn insert(&self, live: &Arc<Live>) -> Registered<'_> {
+    pub fn begin(&self, live: Arc<Live>, client: IpAddr) -> Attached<'_> {
+        live.members().add(client);
+        self.register(&live);
+        Attached { sessions: self, live, line: None, left: false }
+    }
+
+    /// Registers a session that has no socket yet. Its keeper has to be [watched](Keeper::watch).
+    #[must_use]
+    pub fn begin_detached(&self, live: Arc<Live>) -> Keeper {
+        let line = Arc::new(Line::default());
+        let mut members = live.members();
+        members.kept = true;
+        members.lines.push(Arc::clone(&line));
+        drop(members);
+        self.register(&live);
+        Keeper { live, line }
+    }
+
+    fn register(&self, live: &Arc<Live>) {
         self.live.insert((live.account.clone(), live.id.clone()), Arc::clone(live));
         metrics::gauge!("ufb_gateway_live_sessions").increment(1.0);
         if let Some(close) = self.closing.get() {
             live.end(*close);
         }
-        Registered { sessions: self, live: Arc::clone(live) }
+    }
+
+    /// One more socket of a session, wherever it was found.
+    ///
+    /// # Errors
+    ///
+    /// [`NotAttached::Over`], [`NotAttached::TooMany`].
+    pub fn join(&self, live: &Arc<Live>, client: IpAddr) -> Result<Attached<'_>, NotAttached> {
+        self.attach(live, client, SOCKETS)
+    }
+
+    /// The only socket of a session.
+    ///
+    /// # Errors
+    ///
+    /// [`NotAttached::Over`], [`NotAttached::Connected`].
+    pub fn attach_alone(&self, live: &Arc<Live>, client: IpAddr) -> Result<Attached<'_>, NotAttached> {
+        let attached = self.attach(live, client, 1);
+        attached.map_err(|error| if error == NotAttached::TooMany { NotAttached::Connected } else { error })
+    }
+
+    fn attach(&self, live: &Arc<Live>, client: IpAddr, most: u32) -> Result<Attached<'_>, NotAttached> {
+        let line = Arc::new(Line::default());
+        let mut members = live.members();
+        if members.over || live.told().is_some() {
+            return Err(NotAttached::Over);
+        }
+        if members.sockets >= most {
+            return Err(NotAttached::TooMany);
+        }
+        members.add(client);
+        members.lines.push(Arc::clone(&line));
+        drop(members);
+        Ok(Attached { sessions: self, live: Arc::clone(live), line: Some(line), left: false })
+    }
+
+    /// The live session of that account by that id.
+    #[must_use]
+    pub fn find(&self, account: &AccountId, id: &SessionId) -> Option<Arc<Live>> {
+        self.live.get(&(account.clone(), id.clone())).map(|live| Arc::clone(&live))
     }
 
     #[must_use]

@@ -1,9 +1,10 @@
 //! Every way out of a session: what it comes to for the ledger, and what its client is told.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use billing::{End, Error, Outcome, Session};
-use pool::{Lease, Verdict};
+use pool::{Upstream, Verdict};
 use tokio::time::sleep;
 use tracing::{error, info};
 
@@ -11,7 +12,7 @@ use crate::frame::Violation;
 use crate::refusal::Close;
 use crate::serve::Gateway;
 use crate::sessions::Live;
-use crate::splice::{Cause, Ended};
+use crate::splice::Cause;
 
 /// An end without a close frame looks the same for a crash and for `Browser.close`; the provider knows which it was as
 /// soon as the process has ended, and Chrome takes up to a second to do so in an orderly way.
@@ -25,49 +26,115 @@ const RETRIES: [Duration; 4] =
 /// From a browser's claim to the session's place among the live ones: far longer than it takes.
 const ADMISSION: Duration = Duration::from_secs(60);
 
-/// How a session ended: for the ledger, and for the client where it still listens.
+/// A page's socket ends with its page, while the browser goes on. When all of the browser ends, its process is gone soon
+/// after; so long is it waited for before the browser is asked whether it lives.
+const PAGE_VERDICT: Duration = Duration::from_millis(100);
+
+/// What a socket of a session is connected to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Judgement {
-    pub outcome: Outcome,
-    pub close: Option<Close>,
+pub enum Target {
+    /// The browser itself.
+    Browser,
+    /// One of its pages.
+    Page,
 }
 
-/// Decides who pays.
-pub async fn judge(cause: Cause, lease: &Lease) -> Judgement {
+/// Why a session ends, all of its sockets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reason {
+    pub close: Close,
+    pub outcome: Outcome,
+}
+
+impl Reason {
+    /// One that the session is charged for.
+    #[must_use]
+    pub fn of(close: Close) -> Self {
+        Self { close, outcome: Outcome::Completed { cause: close.cause() } }
+    }
+
+    fn lost(cause: &'static str) -> Self {
+        Self { close: Close::Lost, outcome: Outcome::Lost { cause } }
+    }
+}
+
+/// How a socket ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Judgement {
+    /// Its session ends with it, whatever other sockets there are.
+    All(Reason),
+    /// Only this one, for this reason; its client still listens.
+    This(Reason),
+    /// Its client has left, for this cause.
+    Left(&'static str),
+}
+
+impl Judgement {
+    /// How the session ended, if this was its last socket.
+    #[must_use]
+    pub fn outcome(self) -> Outcome {
+        match self {
+            Self::All(reason) | Self::This(reason) => reason.outcome,
+            Self::Left(cause) => Outcome::Completed { cause },
+        }
+    }
+
+    /// What its client is told.
+    #[must_use]
+    pub fn close(self) -> Option<Close> {
+        match self {
+            Self::All(reason) | Self::This(reason) => Some(reason.close),
+            Self::Left(_) => None,
+        }
+    }
+}
+
+/// Decides what a socket's end means.
+pub async fn judge(cause: Cause, target: Target, live: &Live) -> Judgement {
     match cause {
-        Cause::ClientClosed => completed("client closed", None),
-        Cause::ClientGone => completed("client gone", None),
-        Cause::ClientFault(Violation::Protocol) => ended_by_us(Close::Protocol),
-        Cause::ClientFault(Violation::TooBig) => ended_by_us(Close::TooBig),
-        Cause::Told(close) => ended_by_us(close),
-        Cause::BrowserGone => match lease.verdict(VERDICT).await {
-            Verdict::Clean => ended_by_us(Close::Done),
-            Verdict::Crashed => lost("browser crashed"),
-            Verdict::Unknown => lost("browser lost"),
+        Cause::ClientClosed => Judgement::Left("client closed"),
+        Cause::ClientGone => Judgement::Left("client gone"),
+        Cause::ClientFault(Violation::Protocol) => Judgement::This(Reason::of(Close::Protocol)),
+        Cause::ClientFault(Violation::TooBig) => Judgement::This(Reason::of(Close::TooBig)),
+        Cause::Told(close) => Judgement::This(live.told().unwrap_or(Reason::of(close))),
+        Cause::BrowserGone => match live.upstream() {
+            Some(upstream) if target == Target::Page => page_gone(&upstream).await,
+            Some(upstream) => Judgement::All(browser_gone(&upstream).await),
+            // Without its browser nobody can have been attached to it.
+            None => Judgement::All(Reason::lost("browser lost")),
         },
     }
 }
 
-fn completed(cause: &'static str, close: Option<Close>) -> Judgement {
-    Judgement { outcome: Outcome::Completed { cause }, close }
+async fn page_gone(upstream: &Upstream) -> Judgement {
+    let verdict = upstream.verdict(PAGE_VERDICT).await;
+    if verdict == Verdict::Unknown && upstream.answers().await {
+        return Judgement::This(Reason::of(Close::PageClosed));
+    }
+    Judgement::All(browser_gone(upstream).await)
 }
 
-fn ended_by_us(close: Close) -> Judgement {
-    completed(close.cause(), Some(close))
+async fn browser_gone(upstream: &Upstream) -> Reason {
+    match upstream.verdict(VERDICT).await {
+        Verdict::Clean => Reason::of(Close::Done),
+        Verdict::Crashed => Reason::lost("browser crashed"),
+        Verdict::Unknown => Reason::lost("browser lost"),
+    }
 }
 
-fn lost(cause: &'static str) -> Judgement {
-    Judgement { outcome: Outcome::Lost { cause }, close: Some(Close::Lost) }
-}
-
-/// Posts the hold of a session that has begun. Waits for the disk.
-pub async fn settle(gateway: &Gateway, live: &Live, ended: Ended, outcome: Outcome) {
-    let lasted = u64::try_from(ended.lasted.as_millis()).unwrap_or(u64::MAX);
+/// Posts the hold of a session that has begun and lasted so long. Waits for the disk.
+pub async fn settle(gateway: &Gateway, live: &Live, lasted: Duration, outcome: Outcome) {
+    let lasted = u64::try_from(lasted.as_millis()).unwrap_or(u64::MAX);
     let at = billing::Timestamp::from_millis(live.begun_at.as_millis().saturating_add(lasted));
-    let end = End { at, outcome, up_bytes: ended.up_bytes, down_bytes: ended.down_bytes };
+    let (up_bytes, down_bytes) =
+        (live.up_bytes.load(Ordering::Relaxed), live.down_bytes.load(Ordering::Relaxed));
+    let end = End { at, outcome, up_bytes, down_bytes };
     let posted = persist(|| post(gateway, live, end.clone())).await;
     match posted {
-        Ok(record) => report(&record, &outcome),
+        Ok(record) => {
+            report(&record, &outcome);
+            live.note_record(record);
+        }
         Err(error) => {
             error!(%error, session = %live.id, "a session could not be settled; the next start will")
         }

@@ -19,7 +19,7 @@ use tokio::time::{Sleep, sleep, timeout};
 
 use crate::frame::{Sender, Tracker, Violation};
 use crate::refusal::Close;
-use crate::sessions::Live;
+use crate::sessions::{Line, Live};
 
 #[cfg(test)]
 mod tests;
@@ -35,7 +35,7 @@ thread_local! {
     static SHARED: RefCell<Vec<u8>> = RefCell::new(vec![0; BUFFER]);
 }
 
-/// The end of a splice.
+/// The end of a splice. Bytes are those of the whole session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ended {
     /// From the session's beginning. What follows (a verdict, a goodbye) is not the client's time.
@@ -91,9 +91,15 @@ impl Client for tokio_rustls::server::TlsStream<TcpStream> {
     }
 }
 
-/// Passes bytes until one side ends, or [`Live::end`] is called. `early` is what the client sent right behind its request.
-/// Dropping the future ends both connections where they stand.
-pub async fn splice<C: Client>(client: &mut C, mut browser: TcpStream, early: Bytes, live: &Live) -> Ended {
+/// Passes bytes until one side ends, or [`Live::end`] is called, which `line` tells. `early` is what the client sent right
+/// behind its request. Dropping the future ends both connections where they stand.
+pub async fn splice<C: Client>(
+    client: &mut C,
+    mut browser: TcpStream,
+    early: Bytes,
+    live: &Live,
+    line: &Line,
+) -> Ended {
     let mut relay = Relay {
         up: Flow::new(Sender::Client, &live.up_bytes),
         down: Flow::new(Sender::Browser, &live.down_bytes),
@@ -101,7 +107,7 @@ pub async fn splice<C: Client>(client: &mut C, mut browser: TcpStream, early: By
         grace: None,
     };
     let cause = match relay.up.take_in(&early) {
-        Ok(()) => poll_fn(|cx| relay.poll(client, &mut browser, live, cx)).await,
+        Ok(()) => poll_fn(|cx| relay.poll(client, &mut browser, live, line, cx)).await,
         Err(violation) => Cause::ClientFault(violation),
     };
     let standing = match cause {
@@ -178,10 +184,11 @@ impl Relay<'_> {
         client: &mut C,
         browser: &mut TcpStream,
         live: &Live,
+        line: &Line,
         cx: &mut Context<'_>,
     ) -> Poll<Cause> {
         if self.told.is_none() {
-            self.told = live.poll_end(cx);
+            self.told = live.poll_end(line, cx);
         }
         match self.told {
             None => self.poll_open(client, browser, cx),
@@ -397,9 +404,8 @@ impl<'a> Flow<'a> {
         Poll::Ready(Ok(()))
     }
 
-    /// One writer, so a load and a store do; the meter reads it from another thread.
+    /// All sockets of a session count together; others read it from their threads.
     fn count(&self, bytes: usize) {
-        let sum = self.bytes.load(Ordering::Relaxed) + bytes as u64;
-        self.bytes.store(sum, Ordering::Relaxed);
+        self.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 }

@@ -69,6 +69,11 @@ impl Cdp {
     /// The bare socket, between two messages: every command was answered, and a browser that was asked for no events
     /// sends nothing else, so no byte is left behind in a buffer.
     pub(crate) fn into_socket(self) -> io::Result<std::net::TcpStream> {
-        self.socket.into_inner().into_std()
+        self.into_stream().into_std()
+    }
+
+    /// The same, still with this task's reactor.
+    pub(crate) fn into_stream(self) -> TcpStream {
+        self.socket.into_inner()
     }
 }

@@ -2,13 +2,13 @@
 
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tracing::error;
 
-use crate::provider::{Browser, Verdict};
+use crate::provider::Browser;
 use crate::ready::Warm;
+use crate::upstream::Upstream;
 use crate::warmer::Event;
 
 /// Where a browser serves CDP.
@@ -19,6 +19,8 @@ pub(crate) struct Endpoint {
     /// The path of the browser's own WebSocket, `/devtools/browser/…`.
     pub(crate) path: String,
 }
+
+const HELD: &str = "a lease has its browser until it is given back by value";
 
 /// One browser, claimed for one session. It is destroyed and replaced when it is [released](Lease::release).
 #[derive(Debug)]
@@ -39,18 +41,16 @@ impl Lease {
         self.socket.take()
     }
 
-    /// How the browser ended, as soon as that is known; [`Verdict::Unknown`] when it is not after `within`.
-    pub async fn verdict(&self, within: Duration) -> Verdict {
-        self.browser().verdict(within).await
+    /// Where further sockets of the same browser are opened, and where its end is asked for. Drop it soon: with `fixed` the
+    /// browser's slot is taken as long as it is there.
+    #[must_use]
+    pub fn upstream(&self) -> Upstream {
+        Upstream::new(Arc::clone(self.browser.as_ref().expect(HELD)))
     }
 
     /// Destroys the browser, whatever state it is in. Returns before it is gone.
     pub fn release(mut self) {
         self.give_back();
-    }
-
-    fn browser(&self) -> &Browser {
-        self.browser.as_deref().expect("a lease has its browser until it is given back by value")
     }
 
     fn give_back(&mut self) {

@@ -7,6 +7,7 @@
 //! provider's business; all providers answer one contract.
 
 mod lease;
+mod upstream;
 mod ready;
 mod warmer;
 mod health;
@@ -26,6 +27,7 @@ use warmer::{Event, Refused, Warmer};
 
 pub use lease::Lease;
 pub use provider::{FixedEndpoint, ProviderError, ProviderSettings, Verdict};
+pub use upstream::{Upstream, UpstreamError};
 
 /// Events that wait for the warmer. More than browsers can be started or claimed in the moments that it is busy; a full
 /// queue makes claims that found no warm browser fail fast.

@@ -9,7 +9,7 @@ use super::plans;
 use super::values::Wrong;
 
 /// Every setting except the plans', in the order of the documentation.
-pub(super) const NAMES: [&str; 22] = [
+pub(super) const NAMES: [&str; 23] = [
     "edge.listen",
     "edge.tls_listen",
     "edge.tls_cert",
@@ -28,6 +28,7 @@ pub(super) const NAMES: [&str; 22] = [
     "pool.fixed.sessions_per_endpoint",
     "session.max_duration",
     "session.idle_timeout",
+    "session.connect_timeout",
     "session.start_timeout",
     "session.drain_deadline",
     "session.refunds_per_day",
@@ -35,7 +36,7 @@ pub(super) const NAMES: [&str; 22] = [
 ];
 
 /// Settings that the documentation names and this build does not have.
-const NOT_YET: [&str; 4] = ["stripe", "costs", "pool.reuse", "session.connect_timeout"];
+const NOT_YET: [&str; 3] = ["stripe", "costs", "pool.reuse"];
 
 /// What the variables of all settings begin with.
 const PREFIX: &str = "UFB_";

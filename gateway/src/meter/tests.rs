@@ -2,6 +2,7 @@
 //! next, so that minutes begin and end exactly.
 
 use std::future::poll_fn;
+use std::net::IpAddr;
 use std::num::NonZeroUsize;
 use std::sync::mpsc::sync_channel;
 use std::task::Poll;
@@ -16,9 +17,8 @@ use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 
 use super::*;
-use crate::sessions::Registered;
+use crate::sessions::Attached;
 use crate::settle::settle;
-use crate::splice::{Cause, Ended, Standing};
 
 const SECOND: Duration = Duration::from_secs(1);
 const MILLISECOND: Duration = Duration::from_millis(1);
@@ -206,10 +206,10 @@ impl Bench {
     async fn begin(&self, customer: &Principal) -> Running<'_> {
         let Gateway { id, billing, clock, sessions, meter, .. } = &*self.gateway;
         let held = billing.hold(customer, SessionId::random(), id, clock.now()).await.unwrap().session;
-        let live = Arc::new(Live::new(held.account, held.id, held.terms, clock.now()));
-        let _registered = sessions.insert(&live);
+        let live = Arc::new(Live::for_tests(held.account, held.id, held.terms, clock.now()));
+        let _attached = sessions.begin(Arc::clone(&live), IpAddr::from([127, 0, 0, 1]));
         meter.begin(&live);
-        Running { live, _registered }
+        Running { live, _attached }
     }
 
     /// Ends it now. The answer is its final record.
@@ -219,28 +219,21 @@ impl Bench {
     }
 
     async fn record_the_end(&self, Running { live, .. }: &Running<'_>) {
-        let ended = Ended {
-            lasted: live.begun.elapsed(),
-            up_bytes: 0,
-            down_bytes: 0,
-            cause: Cause::ClientGone,
-            standing: Standing::Gone,
-        };
         let outcome = Outcome::Completed { cause: "client gone" };
-        standing_still(settle(&self.gateway, live, ended, outcome)).await;
+        standing_still(settle(&self.gateway, live, live.begun.elapsed(), outcome)).await;
     }
 }
 
 /// A session that has begun.
 struct Running<'a> {
     live: Arc<Live>,
-    _registered: Registered<'a>,
+    _attached: Attached<'a>,
 }
 
 impl Running<'_> {
     /// Waits until somebody ends it.
     async fn told(&self) -> Close {
-        poll_fn(|cx| self.live.poll_end(cx).map_or(Poll::Pending, Poll::Ready)).await
+        poll_fn(|cx| self.live.poll_end(self.live.first_line(), cx).map_or(Poll::Pending, Poll::Ready)).await
     }
 
     /// Waits until so long after its beginning.

@@ -300,7 +300,7 @@ impl Line {
         let live = Arc::new(live());
         let (told, early) = (Arc::clone(&live), Bytes::copy_from_slice(early));
         let relay = tokio::spawn(async move {
-            let ended = splice(&mut clients_end, browsers_end, early, &told).await;
+            let ended = splice(&mut clients_end, browsers_end, early, &told, told.first_line()).await;
             match (ended.standing, ended.cause) {
                 (Standing::BetweenFrames, Cause::Told(close)) => say_goodbye(&mut clients_end, close).await,
                 (Standing::MidFrame, _) => cut(&clients_end),
@@ -322,7 +322,7 @@ fn live() -> Live {
         overage: starter.overage,
         overage_cap: starter.overage_cap,
     };
-    Live::new(AccountId::random(), SessionId::random(), terms, Timestamp::from_millis(0))
+    Live::for_tests(AccountId::random(), SessionId::random(), terms, Timestamp::from_millis(0))
 }
 
 /// The two ends of one connection.
