@@ -1,10 +1,9 @@
 //! Hold → browser: one that is warm, or one that is started while the client waits.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use billing::Session;
-use pool::{Lease, Unavailable};
+use pool::{Lease, Share, Unavailable};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
@@ -12,30 +11,38 @@ use crate::refusal::Refusal;
 use crate::serve::Gateway;
 use crate::settle;
 
-/// What a client that found the queue full or too slow is told to wait: about as long as a few browsers take to start.
-const COME_BACK: Duration = Duration::from_secs(2);
+/// An account with at most this many sessions at a time may take the last warm browsers. A script that connects anew while
+/// its last session is being settled has two.
+const SMALL_SHARE: u32 = 2;
 
 /// Gets a browser for what is held. A hold that gets none is voided here, before the refusal is answered.
+///
+/// `concurrent` is how many sessions its account has, this one among them.
 ///
 /// Dropping the future (the client hung up) while no browser is there gives the place in the queue up and voids the hold.
 ///
 /// # Errors
 ///
 /// [`Refusal::NoBrowser`].
-pub async fn claim(gateway: &Arc<Gateway>, held: Session) -> Result<(Lease, Session), Refusal> {
-    match gateway.pool.try_claim() {
+pub async fn claim(
+    gateway: &Arc<Gateway>,
+    held: Session,
+    concurrent: u32,
+) -> Result<(Lease, Session), Refusal> {
+    let share = if concurrent <= SMALL_SHARE { Share::Small } else { Share::Large };
+    match gateway.pool.try_claim(share) {
         Some(lease) => Ok((lease, held)),
-        None => wait(Arc::clone(gateway), held).await,
+        None => wait(Arc::clone(gateway), held, share).await,
     }
 }
 
 /// The waiting is a task of its own, so that the hold is voided whether or not the client stays to hear of it.
-async fn wait(gateway: Arc<Gateway>, held: Session) -> Result<(Lease, Session), Refusal> {
+async fn wait(gateway: Arc<Gateway>, held: Session, share: Share) -> Result<(Lease, Session), Refusal> {
     let (mut reply, answer) = oneshot::channel();
     tokio::spawn(async move {
         let deadline = Instant::now() + gateway.start_timeout;
         let claimed = tokio::select! {
-            claimed = gateway.pool.claim(deadline) => claimed.map_err(refusal),
+            claimed = gateway.pool.claim(held.account.as_str(), share, deadline) => claimed.map_err(refusal),
             () = reply.closed() => return settle::void(&gateway, &held, "client left the queue").await,
         };
         match claimed {
@@ -58,8 +65,9 @@ async fn wait(gateway: Arc<Gateway>, held: Session) -> Result<(Lease, Session), 
 fn refusal(unavailable: Unavailable) -> Refusal {
     tracing::warn!(%unavailable, "a session found no browser");
     match unavailable {
-        Unavailable::TimedOut | Unavailable::QueueFull => Refusal::NoBrowser { retry_after: COME_BACK },
-        Unavailable::Failing(wait) => Refusal::NoBrowser { retry_after: wait },
+        Unavailable::TimedOut { retry_after }
+        | Unavailable::QueueFull { retry_after }
+        | Unavailable::Failing { retry_after } => Refusal::NoBrowser { retry_after },
         Unavailable::Closed => Refusal::Draining,
     }
 }

@@ -1,6 +1,6 @@
 //! [`Principal`] → hold on the ledger: may this account start a session, and its price is set aside, in one step.
 
-use billing::{HoldError, NewSession, Principal, Refusal as Denied, Session};
+use billing::{Held, HoldError, NewSession, Principal, Refusal as Denied, Session};
 
 use crate::refusal::Refusal;
 use crate::serve::Gateway;
@@ -31,10 +31,10 @@ pub async fn hold(
     who: &Principal,
     new: NewSession,
     top_up_url: &str,
-) -> Result<Session, NotHeld> {
+) -> Result<Held, NotHeld> {
     let now = gateway.clock.now();
     match gateway.billing.hold(who, new, &gateway.id, now).await {
-        Ok(held) => Ok(held.session),
+        Ok(held) => Ok(held),
         Err(HoldError::Refused(denied)) => Err(refusal(denied, top_up_url).into()),
         Err(HoldError::Exists(session)) => Err(NotHeld::Exists(session)),
         Err(HoldError::ExistsDifferent(session)) => Err(NotHeld::ExistsDifferent(session)),

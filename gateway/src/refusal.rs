@@ -156,7 +156,9 @@ impl Refusal {
     }
 
     fn header(&self) -> Option<(http::HeaderName, HeaderValue)> {
-        let seconds = |wait: Duration| HeaderValue::from(wait.as_secs().max(1));
+        // Up: who comes back a moment too early is refused once more.
+        let seconds =
+            |wait: Duration| HeaderValue::from((wait.as_secs() + u64::from(wait.subsec_nanos() > 0)).max(1));
         Some(match self {
             Self::MethodNotAllowed => (ALLOW, HeaderValue::from_static("GET")),
             Self::NotWebSocket => (http::header::UPGRADE, HeaderValue::from_static("websocket")),

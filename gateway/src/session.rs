@@ -108,7 +108,7 @@ pub async fn start(
 ) -> Result<Started, NotHeld> {
     let place = gateway.places.enter()?;
     let held = hold(gateway, who, new, top_up_url).await?;
-    let (lease, held) = claim(gateway, held).await?;
+    let (lease, held) = claim(gateway, held.session, held.concurrent).await?;
     Ok(Started { held, estate: Estate { lease, place } })
 }
 

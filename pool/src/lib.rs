@@ -9,6 +9,7 @@
 mod lease;
 mod upstream;
 mod ready;
+mod queue;
 mod warmer;
 mod health;
 mod cdp;
@@ -20,10 +21,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 
+use queue::Claim;
 use ready::Ready;
-use warmer::{Event, Refused, Warmer};
+use warmer::{Event, Warmer};
 
 pub use lease::Lease;
 pub use provider::{FixedEndpoint, ProviderError, ProviderSettings, Verdict};
@@ -32,6 +34,10 @@ pub use upstream::{Upstream, UpstreamError};
 /// Events that wait for the warmer. More than browsers can be started or claimed in the moments that it is busy; a full
 /// queue makes claims that found no warm browser fail fast.
 const EVENTS: usize = 8_192;
+/// By then it has worked through a full queue of them.
+const EVENTS_PAUSE: Duration = Duration::from_secs(1);
+/// The warm browsers that are kept for owners who have few are one in so many of `min_idle`.
+const RESERVE_PART: usize = 4;
 
 /// What the pool is told when it is opened.
 #[derive(Debug, Clone)]
@@ -48,18 +54,47 @@ pub struct Settings {
     pub directory: PathBuf,
 }
 
-/// Why there is no browser.
+impl Settings {
+    /// How many warm browsers are kept for owners who have few. Where opening one more takes no time, keeping some back
+    /// would only leave places unused.
+    pub(crate) fn reserve(&self) -> usize {
+        match self.provider {
+            ProviderSettings::Process { .. } => self.min_idle / RESERVE_PART,
+            ProviderSettings::Fixed { .. } => 0,
+        }
+    }
+}
+
+/// What the owner of a claim has of the pool already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Share {
+    /// Next to nothing: it may take the last warm browser.
+    Small,
+    /// Its share. The last quarter of the warm browsers is not for it, so that a flood leaves some for the others.
+    Large,
+}
+
+/// Why there is no browser. `retry_after` is how long its owner would wait if it came back now, as measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Unavailable {
     /// None became free in time.
     #[error("no browser became free in time")]
-    TimedOut,
-    /// As many claims wait as may.
+    TimedOut {
+        /// A second at least.
+        retry_after: Duration,
+    },
+    /// As many claims wait as may, of all owners or of this one.
     #[error("too many sessions wait for a browser")]
-    QueueFull,
-    /// Browsers fail to start again and again; the next attempt is this far away.
-    #[error("browsers fail to start; the next attempt is in {0:?}")]
-    Failing(Duration),
+    QueueFull {
+        /// A second at least.
+        retry_after: Duration,
+    },
+    /// Browsers fail to start again and again.
+    #[error("browsers fail to start; the next attempt is in {retry_after:?}")]
+    Failing {
+        /// Until the next attempt, or until the one that is made now is over.
+        retry_after: Duration,
+    },
     /// The pool is closing.
     #[error("the pool is closing")]
     Closed,
@@ -69,6 +104,7 @@ pub enum Unavailable {
 #[derive(Debug, Clone)]
 pub struct Pool {
     ready: Arc<Ready>,
+    reserve: usize,
     events: mpsc::Sender<Event>,
 }
 
@@ -82,13 +118,18 @@ impl Pool {
     pub async fn open(settings: Settings) -> Result<Self, ProviderError> {
         let (events, inbox) = mpsc::channel(EVENTS);
         let ready = Arc::new(Ready::new(settings.max_idle.get()));
+        let reserve = settings.reserve();
         let warmer = Warmer::open(settings, Arc::clone(&ready), events.clone()).await?;
         tokio::spawn(warmer.run(inbox));
-        Ok(Self { ready, events })
+        Ok(Self { ready, reserve, events })
     }
 
-    /// Pops a browser that is warm and alive, if there is one. Lock-free, no I/O but one non-blocking read.
-    pub fn try_claim(&self) -> Option<Lease> {
+    /// Pops a browser that is warm and alive, if there is one for an owner of that share. Lock-free, no I/O but one
+    /// non-blocking read.
+    pub fn try_claim(&self, share: Share) -> Option<Lease> {
+        if share == Share::Large && self.ready.len() <= self.reserve {
+            return None;
+        }
         let warm = self.ready.pop()?;
         metrics::counter!("ufb_pool_claims_total", "start" => "warm").increment(1);
         Some(Lease::new(warm, self.events.clone()))
@@ -101,24 +142,21 @@ impl Pool {
         let _ = self.events.try_send(Event::Taken);
     }
 
-    /// Waits for a browser, started on demand, until `deadline`. Dropping the future gives the place in the queue up.
+    /// Waits for a browser, started on demand, until `deadline`. Owners are served in turn, each one's claims in order.
+    /// Dropping the future gives the place in the queue up.
     ///
     /// # Errors
     ///
     /// See [`Unavailable`].
-    pub async fn claim(&self, deadline: Instant) -> Result<Lease, Unavailable> {
+    pub async fn claim(&self, owner: &str, share: Share, deadline: Instant) -> Result<Lease, Unavailable> {
         let (reply, answer) = oneshot::channel();
-        self.events.try_send(Event::Wanted(reply)).map_err(|error| match error {
-            mpsc::error::TrySendError::Full(_) => Unavailable::QueueFull,
+        let claim = Claim { owner: owner.into(), share, deadline, reply };
+        self.events.try_send(Event::Wanted(claim)).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => Unavailable::QueueFull { retry_after: EVENTS_PAUSE },
             mpsc::error::TrySendError::Closed(_) => Unavailable::Closed,
         })?;
-        let lease = match timeout_at(deadline, answer).await {
-            Ok(Ok(Ok(lease))) => lease,
-            Ok(Ok(Err(Refused::QueueFull))) => return Err(Unavailable::QueueFull),
-            Ok(Ok(Err(Refused::Failing(wait)))) => return Err(Unavailable::Failing(wait)),
-            Ok(Err(_)) => return Err(Unavailable::Closed),
-            Err(_) => return Err(Unavailable::TimedOut),
-        };
+        // The warmer answers by the deadline; one that has ended answers by its end.
+        let lease = answer.await.unwrap_or(Err(Unavailable::Closed))?;
         metrics::counter!("ufb_pool_claims_total", "start" => "on_demand").increment(1);
         Ok(lease)
     }

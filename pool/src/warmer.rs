@@ -1,6 +1,7 @@
 //! One loop that keeps the pool warm. Whatever happens to a browser is an event; between two events nothing changes.
 
-use std::collections::VecDeque;
+mod pace;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,8 +12,14 @@ use tracing::{debug, error, info, warn};
 
 use crate::lease::Lease;
 use crate::provider::{Browser, Provider, ProviderError, Start};
+use crate::queue::{Claim, Next, Queue};
 use crate::ready::{Ready, Warm};
-use crate::{Settings, health};
+use crate::{Settings, Share, Unavailable, health};
+
+use pace::Pace;
+
+#[cfg(test)]
+mod tests;
 
 /// How often the pool is counted and its sockets are looked at, whatever the events said.
 const CHECK_EVERY: Duration = Duration::from_secs(5);
@@ -20,8 +27,6 @@ const CHECK_EVERY: Duration = Duration::from_secs(5);
 const HEALTH_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a surplus browser may take to end by itself.
 const STOP_GRACE: Duration = Duration::from_secs(5);
-/// Claims that wait. Each holds a client's connection and its money; more than this many would not be served in time.
-const WAITING: usize = 1_024;
 /// After this many failures in a row the breaker is open: claims are refused at once until a start succeeds.
 const BREAKER_AT: u32 = 5;
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -35,18 +40,11 @@ pub(crate) enum Event {
     /// A browser was given back and is being destroyed.
     Returned,
     /// A claim found no warm browser and waits.
-    Wanted(oneshot::Sender<Result<Lease, Refused>>),
+    Wanted(Claim),
     /// A browser's process ended.
     Exited(Arc<Browser>),
     /// Stop everything.
     Close(oneshot::Sender<()>),
-}
-
-/// Why a waiting claim gets nothing.
-#[derive(Debug)]
-pub(crate) enum Refused {
-    QueueFull,
-    Failing(Duration),
 }
 
 #[derive(Debug)]
@@ -56,7 +54,8 @@ pub(crate) struct Warmer {
     ready: Arc<Ready>,
     events: mpsc::Sender<Event>,
     starting: JoinSet<Result<Warm, ProviderError>>,
-    waiting: VecDeque<oneshot::Sender<Result<Lease, Refused>>>,
+    queue: Queue,
+    pace: Pace,
     breaker: Breaker,
 }
 
@@ -67,8 +66,8 @@ impl Warmer {
         events: mpsc::Sender<Event>,
     ) -> Result<Self, ProviderError> {
         let provider = Provider::open(&settings.provider, &settings.directory).await?;
-        let (starting, waiting, breaker) = (JoinSet::new(), VecDeque::new(), Breaker::new());
-        Ok(Self { provider, settings, ready, events, starting, waiting, breaker })
+        let (starting, queue, pace, breaker) = (JoinSet::new(), Queue::new(), Pace::new(), Breaker::new());
+        Ok(Self { provider, settings, ready, events, starting, queue, pace, breaker })
     }
 
     pub(crate) async fn run(mut self, mut inbox: mpsc::Receiver<Event>) {
@@ -77,6 +76,7 @@ impl Warmer {
         loop {
             self.refill();
             self.report();
+            let next_deadline = self.queue.next_deadline();
             tokio::select! {
                 event = inbox.recv() => match event {
                     Some(Event::Close(done)) => return self.close(inbox, done).await,
@@ -89,6 +89,9 @@ impl Warmer {
                     Err(panic) => error!(%panic, "the start of a browser panicked"),
                 },
                 () = sleep_until(self.breaker.retry_at), if self.breaker.is_pausing() => self.breaker.resume(),
+                () = sleep_until(next_deadline.unwrap_or_else(Instant::now)), if next_deadline.is_some() => {
+                    self.expire();
+                }
                 _ = check.tick() => self.check().await,
             }
         }
@@ -111,53 +114,74 @@ impl Warmer {
         }
     }
 
-    fn wanted(&mut self, claim: oneshot::Sender<Result<Lease, Refused>>) {
+    fn wanted(&mut self, claim: Claim) {
         // One may have become ready between the claim's look and this event.
-        if let Some(warm) = self.ready.pop() {
+        let may_take = claim.share == Share::Small || self.ready.len() > self.settings.reserve();
+        if let Some(warm) = may_take.then(|| self.ready.pop()).flatten() {
             return self.hand_over(claim, warm);
         }
-        let refused = if self.waiting.len() >= WAITING {
-            Refused::QueueFull
-        } else if self.breaker.is_open() {
-            Refused::Failing(self.breaker.pause())
-        } else {
-            return self.waiting.push_back(claim);
-        };
-        // A client that has left needs no answer.
-        let _ = claim.send(Err(refused));
+        // One claim may be what the next attempt is made for.
+        if self.breaker.is_open() && (self.breaker.is_pausing() || !self.starting.is_empty()) {
+            return self.refuse_failing(claim);
+        }
+        if let Some(refused) = self.queue.push(claim) {
+            let retry_after = self.wait_for(&refused);
+            refuse(refused, Unavailable::QueueFull { retry_after });
+        }
     }
 
-    fn hand_over(&mut self, claim: oneshot::Sender<Result<Lease, Refused>>, warm: Warm) {
+    fn hand_over(&mut self, claim: Claim, warm: Warm) {
         // A client that has left meanwhile drops the lease's value here; its browser is given back, not leaked.
-        if let Err(Ok(lease)) = claim.send(Ok(Lease::new(warm, self.events.clone()))) {
+        if let Err(Ok(lease)) = claim.reply.send(Ok(Lease::new(warm, self.events.clone()))) {
             lease.release();
         }
     }
 
-    /// A browser is warm: for the claim that has waited longest, or for the queue.
+    fn expire(&mut self) {
+        for claim in self.queue.expire(Instant::now()) {
+            let retry_after = self.wait_for(&claim);
+            refuse(claim, Unavailable::TimedOut { retry_after });
+        }
+    }
+
+    /// How long the owner would wait if it came back now.
+    fn wait_for(&self, claim: &Claim) -> Duration {
+        self.pace.wait_for(self.queue.ahead_of(&claim.owner) + 1, Instant::now())
+    }
+
+    fn refuse_failing(&self, claim: Claim) {
+        let retry_after = self.breaker.remaining().max(FIRST_PAUSE);
+        refuse(claim, Unavailable::Failing { retry_after });
+    }
+
+    /// A browser is warm: for whoever has the next turn, or for the queue of the warm ones.
     fn arrived(&mut self, warm: Warm) {
         self.breaker.succeeded();
         metrics::counter!("ufb_pool_browsers_created_total").increment(1);
+        self.pace.came(Instant::now());
         self.watch(&warm.browser);
-        while let Some(claim) = self.waiting.pop_front() {
-            if claim.is_closed() {
-                continue;
-            }
-            if warm.take() {
+        let reserve_is_short = self.ready.len() < self.settings.reserve();
+        match self.queue.next(reserve_is_short) {
+            Next::Claim(claim) => {
+                // Nobody else knows of this browser yet, so it is always there to be taken. That it died within the
+                // moment since it answered is for the session to find out, as at any later moment.
+                warm.take();
                 self.hand_over(claim, warm);
-            } else {
-                warm.browser.stop_at_once();
-                self.waiting.push_front(claim);
             }
-            return;
-        }
-        if let Err(surplus) = self.ready.push(warm) {
-            surplus.browser.stop_at_once();
+            Next::Reserve | Next::Nobody => {
+                if let Err(surplus) = self.ready.push(warm) {
+                    surplus.browser.stop_at_once();
+                }
+            }
         }
     }
 
     /// Tells this loop when the browser ends, where its provider knows.
     fn watch(&self, browser: &Arc<Browser>) {
+        if browser.exit.has_changed().is_err() {
+            // Nobody will ever tell. And who waits for it in vain would hold its slot for a moment too long.
+            return;
+        }
         let (browser, events) = (Arc::clone(browser), self.events.clone());
         tokio::spawn(async move {
             let ended = browser.exit.clone().wait_for(Option::is_some).await.is_ok();
@@ -176,15 +200,15 @@ impl Warmer {
             return warn!(%problem, ?pause, "a browser did not start");
         }
         error!(%problem, ?pause, "browsers fail to start again and again");
-        for claim in self.waiting.drain(..) {
-            let _ = claim.send(Err(Refused::Failing(pause)));
+        for claim in self.queue.drain() {
+            self.refuse_failing(claim);
         }
     }
 
     /// Starts as many browsers as are missing and may be started.
     fn refill(&mut self) {
-        self.waiting.retain(|claim| !claim.is_closed());
-        let wanted = self.settings.min_idle + self.waiting.len();
+        let wanted = self.settings.min_idle + self.queue.len();
+        self.pace.note(self.ready.len() < wanted, Instant::now());
         while self.ready.len() + self.starting.len() < wanted
             && self.starting.len() < self.provider.starts_at_a_time()
             && !self.breaker.is_pausing()
@@ -196,6 +220,7 @@ impl Warmer {
 
     async fn check(&mut self) {
         self.ready.sweep();
+        self.queue.forget_void();
         while self.ready.len() > self.settings.max_idle.get() {
             let Some(surplus) = self.ready.pop() else { return };
             debug!("a surplus browser is stopped");
@@ -207,7 +232,7 @@ impl Warmer {
     fn report(&self) {
         metrics::gauge!("ufb_pool_idle_browsers").set(self.ready.len() as f64);
         metrics::gauge!("ufb_pool_starting_browsers").set(self.starting.len() as f64);
-        metrics::gauge!("ufb_pool_waiting_claims").set(self.waiting.len() as f64);
+        metrics::gauge!("ufb_pool_waiting_claims").set(self.queue.len() as f64);
         metrics::gauge!("ufb_pool_breaker_open").set(f64::from(u8::from(self.breaker.is_open())));
     }
 
@@ -215,7 +240,7 @@ impl Warmer {
     /// their lease.
     async fn close(mut self, inbox: mpsc::Receiver<Event>, done: oneshot::Sender<()>) {
         drop(inbox);
-        self.waiting.clear();
+        drop(self.queue.drain());
         self.starting.shutdown().await;
         let mut stopping = JoinSet::new();
         while let Some(warm) = self.ready.pop() {
@@ -229,6 +254,11 @@ impl Warmer {
         // Whoever asked may have stopped waiting.
         let _ = done.send(());
     }
+}
+
+fn refuse(claim: Claim, why: Unavailable) {
+    // A client that has left needs no answer.
+    let _ = claim.reply.send(Err(why));
 }
 
 async fn warm_one(start: Start, deadline: Duration) -> Result<Warm, ProviderError> {
@@ -281,6 +311,11 @@ impl Breaker {
 
     fn is_open(&self) -> bool {
         self.failures >= BREAKER_AT
+    }
+
+    /// Until the next attempt.
+    fn remaining(&self) -> Duration {
+        self.retry_at.saturating_duration_since(Instant::now())
     }
 
     fn pause(&self) -> Duration {

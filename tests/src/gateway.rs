@@ -215,6 +215,12 @@ impl Gateway {
         self.ask(Request::websocket(&format!("/?token={}", customer.key))).await?.into_cdp().await
     }
 
+    /// The door without TLS.
+    #[must_use]
+    pub fn door(&self) -> SocketAddr {
+        self.doors.http
+    }
+
     /// Sends `request` to the door without TLS.
     ///
     /// # Errors
@@ -231,6 +237,18 @@ impl Gateway {
     /// The gateway does not answer.
     pub async fn ask_admin(&self, request: Request) -> Result<Response> {
         request.send(self.doors.admin).await
+    }
+
+    /// What `/metrics` says of `name` (with its labels, where it has some) at this moment; 0 where nothing was counted
+    /// yet.
+    ///
+    /// # Errors
+    ///
+    /// The gateway does not answer.
+    pub async fn metric(&self, name: &str) -> Result<f64> {
+        let metrics = self.ask_admin(Request::get("/metrics")).await?.text().await?;
+        let value = metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        Ok(value.map(str::parse).transpose()?.unwrap_or_default())
     }
 
     /// What `customer`'s scripts connect to, without TLS.

@@ -9,5 +9,6 @@ mod endings;
 mod limits;
 mod lost;
 mod overdraft;
+mod queue;
 mod quickstart;
 mod slow_reader;
