@@ -174,7 +174,7 @@ enum Hand {
 
 impl Browser {
     /// One that was never started. `path` tells it from others.
-    #[cfg(test)]
+    #[cfg(all(test, not(feature = "loom")))]
     pub(crate) fn for_tests(path: String) -> Self {
         let endpoint = FixedEndpoint { authority: String::new(), path: None };
         let slot = Fixed::new(vec![endpoint], NonZeroUsize::MIN).reserve().expect("nobody else reserves");

@@ -2,17 +2,31 @@
 //!
 //! Three parties meet here: claims pop, the warmer pushes, and a provider's news may end a browser that lies in the
 //! queue. Whoever moves a browser's state out of `READY` first owns it; the queue itself is never searched.
+//!
+//! What this file adds to the queue is tried in every interleaving by loom (`ready/model.rs`), over a queue that loom can
+//! see into; `ready/tests.rs` puts real threads on the real one.
 
 use std::net::TcpStream;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 
-use crossbeam_queue::ArrayQueue;
 use rustix::net::{RecvFlags, recv};
 
 use crate::provider::Browser;
 
-#[cfg(test)]
+#[cfg(not(all(test, feature = "loom")))]
+use {
+    crossbeam_queue::ArrayQueue,
+    std::sync::atomic::{AtomicU8, AtomicUsize, Ordering},
+};
+#[cfg(all(test, feature = "loom"))]
+use {
+    loom::sync::atomic::{AtomicU8, AtomicUsize, Ordering},
+    model::ArrayQueue,
+};
+
+#[cfg(all(test, feature = "loom"))]
+mod model;
+#[cfg(all(test, not(feature = "loom")))]
 mod tests;
 
 const READY: u8 = 0;
@@ -58,6 +72,29 @@ pub(crate) struct Warm {
     pub(crate) socket: TcpStream,
 }
 
+/// What the queue has to know of a browser.
+pub(crate) trait Entry {
+    fn claimable(&self) -> &Claimable;
+    /// Whether its socket has nothing to say.
+    fn is_quiet(&self) -> bool;
+    /// Ends what was found dead.
+    fn stop(&self);
+}
+
+impl Entry for Warm {
+    fn claimable(&self) -> &Claimable {
+        &self.browser.claimable
+    }
+
+    fn is_quiet(&self) -> bool {
+        is_quiet(&self.socket)
+    }
+
+    fn stop(&self) {
+        self.browser.stop_at_once();
+    }
+}
+
 impl Warm {
     /// Claims it, if it lives.
     pub(crate) fn take(&self) -> bool {
@@ -66,23 +103,23 @@ impl Warm {
 }
 
 #[derive(Debug)]
-pub(crate) struct Ready {
-    queue: ArrayQueue<Warm>,
+pub(crate) struct Ready<T = Warm> {
+    queue: ArrayQueue<T>,
     /// Browsers in the queue that nobody found dead. Briefly behind the queue, so only the warmer's arithmetic uses it.
     idle: AtomicUsize,
 }
 
-impl Ready {
+impl<T: Entry> Ready<T> {
     pub(crate) fn new(max_idle: usize) -> Self {
         Self { queue: ArrayQueue::new(max_idle + SLACK), idle: AtomicUsize::new(0) }
     }
 
     /// Offers a browser to claims, or gives it back where there is no room.
-    pub(crate) fn push(&self, warm: Warm) -> Result<(), Warm> {
+    pub(crate) fn push(&self, warm: T) -> Result<(), T> {
         self.idle.fetch_add(1, Ordering::AcqRel);
         self.queue.push(warm).inspect_err(|warm| {
             // It leaves `READY` here, so that its end is not counted once more.
-            if warm.browser.claimable.die() {
+            if warm.claimable().die() {
                 self.forget();
             }
         })
@@ -90,17 +127,17 @@ impl Ready {
 
     /// Takes a browser that is alive. What is found dead on the way is dropped: its exit reaches the warmer as an event of
     /// its own, or its socket's end makes it useless.
-    pub(crate) fn pop(&self) -> Option<Warm> {
+    pub(crate) fn pop(&self) -> Option<T> {
         loop {
             let warm = self.queue.pop()?;
-            let claimed = warm.browser.claimable.take();
+            let claimed = warm.claimable().take();
             if claimed {
                 self.forget();
             }
-            if claimed && is_quiet(&warm.socket) {
+            if claimed && warm.is_quiet() {
                 return Some(warm);
             }
-            warm.browser.stop_at_once();
+            warm.stop();
         }
     }
 
@@ -118,15 +155,15 @@ impl Ready {
     pub(crate) fn sweep(&self) {
         for _ in 0..self.queue.len() {
             let Some(warm) = self.queue.pop() else { return };
-            if warm.browser.claimable.is_ready() && is_quiet(&warm.socket) {
+            if warm.claimable().is_ready() && warm.is_quiet() {
                 // There is room: this entry has just left, and only the caller pushes.
                 let _ = self.queue.push(warm);
                 continue;
             }
-            if warm.browser.claimable.die() {
+            if warm.claimable().die() {
                 self.forget();
             }
-            warm.browser.stop_at_once();
+            warm.stop();
         }
     }
 }
