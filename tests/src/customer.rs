@@ -16,6 +16,12 @@ impl Customer {
             |name: &str| created[name].as_str().map(str::to_owned).with_context(|| created.to_string());
         Ok(Self { id: text("customerId")?, key: text("apiKey")? })
     }
+
+    /// The key as the first label of a host name.
+    #[must_use]
+    pub fn key_as_host(&self) -> String {
+        self.key.replace('_', "-")
+    }
 }
 
 /// What `customer show --json` tells of an account. Money is in micro-dollars.

@@ -28,6 +28,13 @@ struct Doors {
     admin: SocketAddr,
 }
 
+/// Where customers come in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Door {
+    Plain,
+    Tls,
+}
+
 /// How the next gateway differs from one with real Chromium, one warm browser and two at most.
 #[derive(Debug)]
 pub struct Builder {
@@ -249,6 +256,14 @@ impl Gateway {
         let metrics = self.ask_admin(Request::get("/metrics")).await?.text().await?;
         let value = metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
         Ok(value.map(str::parse).transpose()?.unwrap_or_default())
+    }
+
+    #[must_use]
+    pub fn port(&self, door: Door) -> u16 {
+        match door {
+            Door::Plain => self.doors.http.port(),
+            Door::Tls => self.doors.https.port(),
+        }
     }
 
     /// What `customer`'s scripts connect to, without TLS.

@@ -7,16 +7,20 @@
 
 mod cdp;
 mod customer;
+mod domain;
 mod gateway;
 mod http;
 mod process;
+mod snippet;
 mod stand_in;
 mod wait;
 
 pub use cdp::{Cdp, Ending};
 pub use customer::{Account, Customer, Key, Session, State};
-pub use gateway::{Builder, Gateway};
+pub use domain::Domain;
+pub use gateway::{Builder, Door, Gateway};
 pub use http::{Refusal, Request, Response};
 pub use process::{Pid, Running};
+pub use snippet::{Interpreter, Snippet};
 pub use stand_in::StandIn;
 pub use wait::eventually;

@@ -3,14 +3,13 @@
 use std::path::Path;
 use std::process::Stdio;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use rustix::process::Signal;
-use tests::Pid;
+use tests::{Interpreter, Pid};
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdout, Command};
 
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
-const CLIENTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/clients");
 
 #[tokio::test]
 async fn the_printed_snippets_work() -> Result<()> {
@@ -20,7 +19,7 @@ async fn the_printed_snippets_work() -> Result<()> {
     let snippets = first.snippets();
     assert_eq!(snippets.len(), 2, "{}", first.printed);
     for snippet in snippets {
-        let printed = paste(&snippet).await?;
+        let printed = Interpreter::Bash.run(&snippet, &[]).await?;
         assert!(printed.contains("Chrome"), "{snippet}\nprinted {printed}");
     }
     let key = first.key()?.to_owned();
@@ -96,10 +95,4 @@ async fn until_all_is_printed(lines: &mut Lines<BufReader<ChildStdout>>) -> Resu
         }
     }
     anyhow::bail!("it ended: {printed}");
-}
-
-async fn paste(snippet: &str) -> Result<String> {
-    let output = Command::new("bash").arg("-c").arg(snippet).current_dir(CLIENTS).output().await?;
-    ensure!(output.status.success(), "{snippet}\n{}", String::from_utf8_lossy(&output.stderr));
-    Ok(String::from_utf8(output.stdout)?)
 }
