@@ -12,3 +12,4 @@ mod overdraft;
 mod queue;
 mod quickstart;
 mod slow_reader;
+mod snippets;
