@@ -6,7 +6,7 @@ use crate::account::Account;
 use crate::audit::{Actor, Entry, Fault, Verified};
 use crate::event::{Cursor, Event};
 use crate::id::{AccountId, CommandId, GatewayId, KeyId, SessionId};
-use crate::key::{Key, Principal, Secret};
+use crate::key::{Key, Principal, Secret, SigningKey};
 use crate::ledger::{self, Answer, Change, Context, NotExtended, Opening, Refusal, Refused, SessionChange};
 use crate::money::Micros;
 use crate::plan::{Catalogue, Plan, Terms};
@@ -25,6 +25,9 @@ const CONFLICTS_MAX: u32 = 1_000;
 
 /// The label of the key that an account is opened with.
 const FIRST_KEY: &str = "default";
+
+/// What the store knows the signing key as.
+const SIGNING_KEY: &str = "signing_key";
 
 /// Bounds that an operator sets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -483,6 +486,14 @@ impl Billing {
             ledger::void(account, session, held.attempt, cause, given)
         })
         .await
+    }
+
+    /// The key that the gateways of this store sign their tokens with: made with the first call, the same from then on.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn signing_key(&self) -> Result<SigningKey, StoreError> {
+        self.store().secret(SIGNING_KEY, crate::key::random()).await.map(SigningKey)
     }
 
     /// Notes that the gateway lives. What it leaves behind is billed up to its last note.

@@ -10,10 +10,11 @@ use crate::id::{AccountId, KeyId};
 use crate::time::Timestamp;
 
 const PREFIX: &str = "ufb_";
-const ALPHABET: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
+/// RFC 4648's, in lower case: host names know no case, and a key may be a part of one.
+const ALPHABET: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
 
-/// Digits that 256 bits take in base 62.
-const DIGITS: usize = 43;
+/// Digits that 256 bits take in base 32. With the prefix a key is shorter than the 63 bytes of a DNS label.
+const DIGITS: usize = 52;
 
 /// The longest label of a key, in bytes.
 pub const LABEL_MAX: usize = 100;
@@ -42,19 +43,19 @@ impl Key {
     }
 }
 
-/// An API key in the clear: `ufb_` and 43 characters, 256 random bits in base 62.
+/// An API key in the clear: `ufb_` and 52 characters, 256 random bits in lower-case base 32.
 #[derive(Clone)]
 pub struct Secret(String);
 
 impl Secret {
     fn random() -> Secret {
-        Secret(format!("{PREFIX}{}", base62(random())))
+        Secret(format!("{PREFIX}{}", base32(&random())))
     }
 
     /// What a client presents, where it has the shape of a key.
     pub(crate) fn parse(presented: &str) -> Option<Secret> {
         let digits = presented.strip_prefix(PREFIX)?;
-        let valid = digits.len() == DIGITS && digits.bytes().all(|byte| byte.is_ascii_alphanumeric());
+        let valid = digits.len() == DIGITS && digits.bytes().all(|byte| ALPHABET.contains(&byte));
         valid.then(|| Secret(presented.to_owned()))
     }
 
@@ -74,6 +75,23 @@ impl fmt::Debug for Secret {
     }
 }
 
+/// What the gateways of one store sign their tokens with: 256 random bits.
+#[derive(Clone)]
+pub struct SigningKey(pub(crate) [u8; 32]);
+
+impl SigningKey {
+    /// The bits, for whoever signs.
+    pub fn expose(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for SigningKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SigningKey(***)")
+    }
+}
+
 /// Who a client is: the account, and the key it came with.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Principal {
@@ -90,46 +108,38 @@ pub(crate) fn random<const N: usize>() -> [u8; N] {
     bytes
 }
 
-/// The bytes as one big-endian number, in exactly as many digits as the greatest needs.
-fn base62(mut number: [u8; 32]) -> String {
-    let mut digits = [b'0'; DIGITS];
-    for digit in digits.iter_mut().rev() {
-        *digit = ALPHABET[divide(&mut number, 62)];
-    }
-    digits.iter().copied().map(char::from).collect()
-}
-
-/// Divides a big-endian number in place; gives the remainder.
-fn divide(number: &mut [u8], by: usize) -> usize {
-    number.iter_mut().fold(0, |remainder, byte| {
-        let value = remainder * 256 + usize::from(*byte);
-        *byte = (value / by) as u8; // below 256, since the remainder is below `by`
-        value % by
-    })
+/// RFC 4648 without padding.
+fn base32(bytes: &[u8; 32]) -> String {
+    let bit = |at: usize| bytes.get(at / 8).map_or(0, |byte| usize::from(byte >> (7 - at % 8) & 1));
+    let digit = |at: usize| (0..5).fold(0, |value, offset| value << 1 | bit(at * 5 + offset));
+    (0..DIGITS).map(|at| char::from(ALPHABET[digit(at)])).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    /// `base64.b32encode` of Python says so.
     #[test]
-    fn base62_is_positional_and_of_fixed_length() {
-        let mut number = [0; 32];
-        assert_eq!(base62(number), "0".repeat(43));
-        number[30..].copy_from_slice(&[0x0f, 0x04]); // 3,844 is 62²
-        assert_eq!(base62(number), format!("{}100", "0".repeat(40)));
-        // int.from_bytes(b"\xff" * 32) in Python, divided down by 62.
-        assert_eq!(base62([0xff; 32]), MAX_DIGITS);
+    fn digits_are_those_of_rfc_4648() {
+        let counting = std::array::from_fn(|at| at as u8);
+        assert_eq!(base32(&counting), "aaaqeayeaudaocajbifqydiob4ibceqtcqkrmfyydenbwha5dypq");
+        assert_eq!(base32(&[0xff; 32]), format!("{}q", "7".repeat(51)));
     }
-
-    const MAX_DIGITS: &str = "yhjskwdA6OZ1AL1YmHWZWm8LLG7HjnuCA2j5rOw8Xp1";
 
     #[test]
     fn a_secret_parses_back_and_never_shows() {
         let (key, secret) = Key::mint("ci".to_owned(), Timestamp::from_millis(0));
         assert_eq!(Secret::parse(secret.expose()).unwrap().hash(), key.hash);
         assert!(!format!("{secret:?} {key:?}").contains(secret.expose()));
-        for presented in ["", "ufb_", "ufb_short", &secret.expose()[4..], &format!("{}x", secret.expose())] {
+        for presented in [
+            "",
+            "ufb_",
+            "ufb_short",
+            &secret.expose()[4..],
+            &secret.expose().to_uppercase(),
+            &format!("{}x", secret.expose()),
+        ] {
             assert!(Secret::parse(presented).is_none(), "{presented}");
         }
     }

@@ -32,7 +32,7 @@ pub use audit::{Actor, Digest, Entry, EntryKind, Fault, Verified};
 pub use books::{Billing, Error, ExtendError, Held, HoldError, Limits, NewCustomer, Standing};
 pub use event::{Cursor, Event, EventKind};
 pub use id::{AccountId, CommandId, GatewayId, ID_MAX, InvalidId, KeyId, SessionId, TrackingId};
-pub use key::{Key, LABEL_MAX, Principal, Secret};
+pub use key::{Key, LABEL_MAX, Principal, Secret, SigningKey};
 pub use ledger::{KEYS_MAX, Refusal, Refused};
 pub use money::Micros;
 pub use plan::{Catalogue, Plan, Terms};

@@ -271,6 +271,13 @@ impl Store {
         }
     }
 
+    /// The secret of that name, which is `offered` where there was none. The same for all processes of one store.
+    pub(crate) async fn secret(&self, name: &str, offered: [u8; 32]) -> Result<[u8; 32], StoreError> {
+        match self {
+            Store::Embedded(store) => store.secret(name, offered).await,
+        }
+    }
+
     /// Notes that a gateway lives.
     pub(crate) async fn heartbeat(&self, gateway: &GatewayId, now: Timestamp) -> Result<(), StoreError> {
         match self {

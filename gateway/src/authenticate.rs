@@ -7,6 +7,7 @@ use billing::{Billing, Principal};
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
 
+use crate::host::Host;
 use crate::query::Query;
 use crate::refusal::Refusal;
 
@@ -16,7 +17,7 @@ const KEY_HEADERS: [&str; 4] = ["x-api-key", "x-bb-api-key", "steel-api-key", "a
 /// What every key begins with; tells which half of Basic credentials is the key.
 const KEY_PREFIX: &str = "ufb_";
 
-/// Finds the credential and whose it is. Headers win over the query.
+/// Finds the credential and whose it is. Headers win over the query, that over the host's name.
 ///
 /// # Errors
 ///
@@ -26,8 +27,7 @@ pub async fn authenticate(
     headers: &HeaderMap,
     query: &Query,
 ) -> Result<Principal, Refusal> {
-    let credential = from_headers(headers).or_else(|| query.credential().map(str::to_owned));
-    let credential = credential.ok_or(Refusal::NoCredential)?;
+    let credential = credential(headers, query).ok_or(Refusal::NoCredential)?;
     match billing.authenticate(&credential).await {
         Ok(Some(principal)) => Ok(principal),
         Ok(None) => Err(Refusal::BadCredential),
@@ -36,6 +36,12 @@ pub async fn authenticate(
             Err(Refusal::LedgerAway)
         }
     }
+}
+
+fn credential(headers: &HeaderMap, query: &Query) -> Option<String> {
+    from_headers(headers)
+        .or_else(|| query.credential().map(str::to_owned))
+        .or_else(|| Host::of(headers)?.into_key())
 }
 
 fn from_headers(headers: &HeaderMap) -> Option<String> {

@@ -2,6 +2,7 @@
 
 use billing::{Held, HoldError, NewSession, Principal, Refusal as Denied, Session};
 
+use crate::host::Site;
 use crate::refusal::Refusal;
 use crate::serve::Gateway;
 
@@ -30,12 +31,12 @@ pub async fn hold(
     gateway: &Gateway,
     who: &Principal,
     new: NewSession,
-    top_up_url: &str,
+    site: &Site<'_>,
 ) -> Result<Held, NotHeld> {
     let now = gateway.clock.now();
     match gateway.billing.hold(who, new, &gateway.id, now).await {
         Ok(held) => Ok(held),
-        Err(HoldError::Refused(denied)) => Err(refusal(denied, top_up_url).into()),
+        Err(HoldError::Refused(denied)) => Err(refusal(denied, site).into()),
         Err(HoldError::Exists(session)) => Err(NotHeld::Exists(session)),
         Err(HoldError::ExistsDifferent(session)) => Err(NotHeld::ExistsDifferent(session)),
         Err(HoldError::Store(error)) => {
@@ -45,8 +46,8 @@ pub async fn hold(
     }
 }
 
-fn refusal(denied: Denied, top_up_url: &str) -> Refusal {
-    let top_up_url = top_up_url.to_owned();
+fn refusal(denied: Denied, site: &Site<'_>) -> Refusal {
+    let top_up_url = site.top_up_url();
     match denied {
         Denied::KeyRevoked => Refusal::BadCredential,
         Denied::Suspended => Refusal::Suspended,

@@ -13,6 +13,7 @@ pub mod serve;
 pub mod accept;
 pub mod tls;
 pub mod session;
+pub mod host;
 pub mod query;
 pub mod authenticate;
 pub mod places;

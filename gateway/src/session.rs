@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use billing::{NewSession, Principal, Session, SessionId};
 use bytes::Bytes;
-use http::{Request, Response, Uri, header};
+use http::{Request, Response};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use tokio::net::TcpStream;
@@ -17,6 +17,7 @@ use tracing::{debug, info, warn};
 use crate::authenticate::authenticate;
 use crate::claim::claim;
 use crate::hold::{NotHeld, hold};
+use crate::host::Site;
 use crate::query::Query;
 use crate::refusal::{Close, Refusal};
 use crate::serve::Gateway;
@@ -84,7 +85,7 @@ async fn try_admit(
     let query = Query::parse(request.uri().query())?;
     let who = authenticate(&gateway.billing, request.headers(), &query).await?;
     let new = SessionId::random().into();
-    let started = start(gateway, &who, new, &top_up_url(gateway, door, request)).await;
+    let started = start(gateway, &who, new, &Site::new(gateway, door, request.headers())).await;
     let started = started.map_err(|not_held| match not_held {
         NotHeld::Refused(refusal) => refusal,
         // 128 random bits that were used before: a broken random generator, or a broken store.
@@ -104,10 +105,10 @@ pub async fn start(
     gateway: &Arc<Gateway>,
     who: &Principal,
     new: NewSession,
-    top_up_url: &str,
+    site: &Site<'_>,
 ) -> Result<Started, NotHeld> {
     let place = gateway.places.enter()?;
-    let held = hold(gateway, who, new, top_up_url).await?;
+    let held = hold(gateway, who, new, site).await?;
     let (lease, held) = claim(gateway, held.session, held.concurrent).await?;
     Ok(Started { held, estate: Estate { lease, place } })
 }
@@ -122,9 +123,9 @@ pub async fn start_detached(
     gateway: &Arc<Gateway>,
     who: &Principal,
     new: NewSession,
-    top_up_url: &str,
+    site: &Site<'_>,
 ) -> Result<Arc<Live>, NotHeld> {
-    let live = begin(gateway, start(gateway, who, new, top_up_url).await?);
+    let live = begin(gateway, start(gateway, who, new, site).await?);
     let keeper = gateway.sessions.begin_detached(Arc::clone(&live));
     tokio::spawn(follow_up(Arc::clone(gateway), Arc::clone(&live)));
     tokio::spawn(keep(Arc::clone(gateway), keeper));
@@ -225,19 +226,4 @@ pub async fn give_up(gateway: &Gateway, admitted: Admitted) {
     lease.release();
     settle::void(gateway, &held, "client left before the 101").await;
     drop(place);
-}
-
-/// Where money is added, at the address that the client knows this gateway by.
-pub(crate) fn top_up_url<B>(gateway: &Gateway, door: Door, request: &Request<B>) -> String {
-    if let Some(public) = &gateway.public_url {
-        let scheme = if public.is_secure() { "https" } else { "http" };
-        return format!("{scheme}://{}/account/billing", public.authority());
-    }
-    let scheme = match door {
-        Door::Plain => "http",
-        Door::Tls => "https",
-    };
-    let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
-    let host = host.and_then(|host| host.parse::<Uri>().ok()?.authority().map(ToString::to_string));
-    format!("{scheme}://{}/account/billing", host.unwrap_or_else(|| "localhost".to_owned()))
 }

@@ -15,8 +15,9 @@ use tracing::info;
 
 use crate::config::{Certificate, Tls};
 
-/// Names of this machine as its own clients use them.
-const DEV_NAMES: [&str; 3] = ["localhost", "127.0.0.1", "::1"];
+/// Names of this machine as its own clients use them, and with a key before them. Most TLS libraries let a wildcard stand
+/// only before two labels or more, so there is a second one that they accept.
+const DEV_NAMES: [&str; 5] = ["localhost", "*.localhost", "*.ufb.localhost", "127.0.0.1", "::1"];
 
 /// Only HTTP/1.1 is spoken: WebSocket clients ask for nothing else.
 const ALPN: &[u8] = b"http/1.1";

@@ -250,7 +250,7 @@ async fn unknown_accounts_and_sessions_are_told_apart() {
     let hold = bench.billing.hold(&stranger, none.clone(), &gateway("gw"), START).await;
     assert!(matches!(hold, Err(HoldError::Refused(Refusal::KeyRevoked))));
     for presented in
-        ["", "ufb_", &secret.expose().replace("ufb_", "ufc_"), &format!("ufb_{}", "0".repeat(43))]
+        ["", "ufb_", &secret.expose().replace("ufb_", "ufc_"), &format!("ufb_{}", "a".repeat(52))]
     {
         assert_eq!(bench.billing.authenticate(presented).await.unwrap(), None);
     }
@@ -301,6 +301,17 @@ async fn money_that_moves_for_good_waits_for_the_disk_and_a_session_s_path_does_
 }
 
 // Two processes on one store.
+
+#[tokio::test]
+async fn all_gateways_of_a_store_sign_with_one_key() {
+    let bench = Bench::new();
+    let (one, other) =
+        (bench.billing.signing_key().await.unwrap(), bench.another().signing_key().await.unwrap());
+    assert_eq!(one.expose(), other.expose());
+    let elsewhere = Bench::new().billing.signing_key().await.unwrap();
+    assert_ne!(one.expose(), elsewhere.expose());
+    assert_eq!(format!("{one:?}"), "SigningKey(***)");
+}
 
 #[test]
 fn two_processes_never_spend_the_same_cent() {

@@ -84,6 +84,7 @@ const SCHEMA: &str = "
         PRIMARY KEY (account, bucket, start)
     ) STRICT, WITHOUT ROWID;
     CREATE TABLE gateways (id TEXT PRIMARY KEY, last_seen INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+    CREATE TABLE secrets (name TEXT PRIMARY KEY, value BLOB NOT NULL) STRICT, WITHOUT ROWID;
     PRAGMA user_version = 1;
 ";
 
@@ -132,6 +133,8 @@ const SELECT_EVENTS: &str = "SELECT seq, body FROM events WHERE seq > ?1 ORDER B
 const UPSERT_GATEWAY: &str = "INSERT INTO gateways (id, last_seen) VALUES (?1, ?2)
     ON CONFLICT (id) DO UPDATE SET last_seen = max(last_seen, excluded.last_seen)";
 const SELECT_GATEWAY: &str = "SELECT last_seen FROM gateways WHERE id = ?1";
+const OFFER_SECRET: &str = "INSERT INTO secrets (name, value) VALUES (?1, ?2) ON CONFLICT (name) DO NOTHING";
+const SELECT_SECRET: &str = "SELECT value FROM secrets WHERE name = ?1";
 
 /// Room for every statement above, so that none is compiled twice.
 const STATEMENTS: usize = 32;
@@ -405,6 +408,15 @@ impl Embedded {
             let mut statement = hot.prepare_cached(SELECT_GATEWAY)?;
             let seen: Option<i64> = statement.query_row([gateway.as_str()], |row| row.get(0)).optional()?;
             Ok(seen.map(|millis| Timestamp::from_millis(millis.cast_unsigned())))
+        })
+        .await
+    }
+
+    pub(super) async fn secret(&self, name: &str, offered: [u8; 32]) -> Result<[u8; 32], StoreError> {
+        patiently(|| {
+            let hot = lock(&self.hot);
+            hot.prepare_cached(OFFER_SECRET)?.execute(params![name, offered])?;
+            Ok(hot.prepare_cached(SELECT_SECRET)?.query_row([name], |row| row.get(0))?)
         })
         .await
     }

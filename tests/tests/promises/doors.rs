@@ -27,6 +27,8 @@ async fn every_way_to_show_a_key() -> Result<()> {
         Request::websocket("/").header("anchor-api-key", &key),
         Request::websocket(&format!("/?token={key}")),
         Request::websocket(&format!("/?apiKey={key}")),
+        Request::websocket("/").header("Host", &format!("{key}.localhost")),
+        Request::websocket("/").header("Host", &format!("{}.localhost:3000", key.replace('_', "-"))),
         Request::websocket(&format!("/chromium?token={key}")),
         Request::websocket(&format!("/chrome?token={key}")),
     ];
@@ -44,13 +46,23 @@ async fn every_way_to_show_a_key() -> Result<()> {
 async fn without_a_good_key() -> Result<()> {
     let browser = StandIn::start().await?;
     let gateway = Gateway::builder().fixed(&browser, SESSIONS).start().await?;
-    let nobodys = format!("ufb_{}", "0".repeat(43));
+    let nobodys = format!("ufb_{}", "a".repeat(52));
 
     let refusal = refused(&gateway, Request::websocket("/")).await?;
     assert_eq!((refusal.status, refusal.code.as_str()), (401, "no_credential"), "{refusal}");
-    for target in ["/?token=", "/?token=ufb_", &format!("/?token={nobodys}")] {
-        let refusal = refused(&gateway, Request::websocket(target)).await?;
-        assert_eq!((refusal.status, refusal.code.as_str()), (401, "bad_credential"), "{target}: {refusal}");
+    let bad = [
+        Request::websocket("/?token="),
+        Request::websocket("/?token=ufb_"),
+        Request::websocket(&format!("/?token={nobodys}")),
+        Request::websocket("/").header("Host", &format!("{nobodys}.localhost")),
+    ];
+    for request in bad {
+        let refusal = refused(&gateway, request.clone()).await?;
+        assert_eq!(
+            (refusal.status, refusal.code.as_str()),
+            (401, "bad_credential"),
+            "{request:?}: {refusal}"
+        );
     }
     ensure!(!gateway.process().output()?.contains(&nobodys), "a refused key is in the log");
     Ok(())
@@ -91,8 +103,10 @@ async fn without_money() -> Result<()> {
     let customer = gateway.prepaid_customer("starter", 10_000).await?;
     let _last = gateway.connect(&customer).await?;
 
-    let refusal = refused_start(&gateway, &customer).await?;
+    let by_name = Request::websocket("/").header("Host", &format!("{}.localhost:3000", customer.key));
+    let refusal = refused(&gateway, by_name).await?;
     assert_eq!((refusal.status, refusal.code.as_str()), (402, "insufficient_balance"), "{refusal}");
+    assert_eq!(refusal.problem["topUpUrl"], "http://localhost:3000/account/billing", "no key in it");
     Ok(())
 }
 
