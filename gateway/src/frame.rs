@@ -4,6 +4,9 @@
 //! payload down; it keeps no byte and changes none. So a close frame can be put between two frames of somebody else's
 //! conversation, and a client that breaks the protocol is noticed without any frame being decoded.
 
+#[cfg(test)]
+mod tests;
+
 /// Chrome resets a connection on which it is sent a message of about 100 MB; the client is told a little before that.
 pub const CLIENT_MESSAGE_MAX: u64 = 99_000_000;
 
@@ -175,110 +178,5 @@ impl Tracker {
         self.fragmented = !last;
         self.message = self.message.saturating_add(length);
         if self.message > CLIENT_MESSAGE_MAX { Err(Violation::TooBig) } else { Ok(()) }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    /// One frame as a client sends it.
-    fn frame(first: u8, length: usize) -> Vec<u8> {
-        let mut bytes = vec![first];
-        match length {
-            0..126 => bytes.push(MASK | u8::try_from(length).unwrap()),
-            126..65_536 => {
-                bytes.push(MASK | 126);
-                bytes.extend(u16::try_from(length).unwrap().to_be_bytes());
-            }
-            _ => {
-                bytes.push(MASK | 127);
-                bytes.extend((length as u64).to_be_bytes());
-            }
-        }
-        bytes.extend([1, 2, 3, 4]);
-        bytes.resize(bytes.len() + length, 0x81);
-        bytes
-    }
-
-    fn follow(bytes: &[u8]) -> Result<Tracker, Violation> {
-        let mut tracker = Tracker::new(Sender::Client);
-        tracker.advance(bytes).map(|()| tracker)
-    }
-
-    #[test]
-    fn violations() {
-        let unmasked = [0x81, 0x01, b'x'].to_vec();
-        let long_ping = frame(0x89, 126);
-        let not_minimal = [0x81, MASK | 126, 0, 5, 0, 0, 0, 0].to_vec();
-        let negative = [0x82, MASK | 127, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0].to_vec();
-        let cases = [
-            (unmasked, Violation::Protocol),
-            (frame(0xc1, 5), Violation::Protocol),
-            (frame(0x83, 5), Violation::Protocol),
-            (frame(0x8b, 5), Violation::Protocol),
-            (frame(0x09, 5), Violation::Protocol),
-            (long_ping, Violation::Protocol),
-            (not_minimal, Violation::Protocol),
-            (negative, Violation::Protocol),
-            (frame(0x80, 5), Violation::Protocol),
-            ([frame(0x01, 5), frame(0x81, 5)].concat(), Violation::Protocol),
-            ([frame(0x88, 2), frame(0x81, 5)].concat(), Violation::Protocol),
-            ([0x82, MASK | 127, 0, 0, 0, 0, 6, 0, 0, 0, 0, 0, 0, 0].to_vec(), Violation::TooBig),
-        ];
-        for (bytes, violation) in cases {
-            assert_eq!(follow(&bytes).unwrap_err(), violation, "{:02x?}", &bytes[..bytes.len().min(14)]);
-        }
-    }
-
-    #[test]
-    fn a_fragmented_message_with_a_ping_inside_is_fine() {
-        let bytes = [frame(0x01, 5), frame(0x89, 3), frame(0x00, 300), frame(0x80, 70_000)].concat();
-        assert!(follow(&bytes).unwrap().at_boundary());
-    }
-
-    #[test]
-    fn fragments_add_up() {
-        let mut tracker = Tracker::new(Sender::Client);
-        let part = frame(0x00, 50_000_000);
-        tracker.advance(&frame(0x01, 0)).unwrap();
-        tracker.advance(&part).unwrap();
-        assert_eq!(tracker.advance(&part), Err(Violation::TooBig));
-    }
-
-    #[test]
-    fn a_browser_may_send_more() {
-        let mut tracker = Tracker::new(Sender::Browser);
-        tracker.advance(&[0x81, 127, 0, 0, 0, 0, 0x10, 0, 0, 0]).unwrap();
-        assert_eq!(tracker.until_boundary(), 0x1000_0000);
-    }
-
-    proptest! {
-        /// However the stream is split, the boundaries are where the frames end.
-        #[test]
-        fn any_split_finds_the_same_boundaries(
-            lengths in prop::collection::vec(prop_oneof![0_usize..200, 65_500_usize..65_600], 1..6),
-            splits in prop::collection::vec(1_usize..70_000, 1..40),
-        ) {
-            let stream: Vec<u8> = lengths.iter().flat_map(|length| frame(0x82, *length)).collect();
-            let mut ends = Vec::new();
-            let mut end = 0;
-            for length in &lengths {
-                end += frame(0x82, *length).len();
-                ends.push(end);
-            }
-            let mut tracker = Tracker::new(Sender::Client);
-            let (mut at, mut splits) = (0, splits.into_iter().cycle());
-            while at < stream.len() {
-                let next = (at + splits.next().unwrap()).min(stream.len());
-                tracker.advance(&stream[at..next]).unwrap();
-                at = next;
-                prop_assert_eq!(tracker.at_boundary(), ends.contains(&at));
-                let sure = usize::try_from(tracker.until_boundary()).unwrap();
-                let frame_end = ends.iter().copied().find(|end| *end >= at).unwrap();
-                prop_assert!(at + sure <= frame_end);
-            }
-        }
     }
 }
