@@ -11,7 +11,8 @@ use tokio::time::{Instant, sleep};
 
 use crate::client::{Connection, Fault, Opening, get_version};
 use crate::duration;
-use crate::report::{self, Method, Row, Times, number, write_rows, write_table};
+use crate::frames::SMALL_ROOM;
+use crate::report::{self, Curve, Measured, Method, Row, Times, number, turns, write_rows, write_table};
 use crate::target::{Endpoint, MeasureArgs};
 
 /// Time from the start of a TCP connection to the first CDP reply, one session after another.
@@ -21,13 +22,13 @@ pub(crate) struct Args {
     pub(crate) measure: MeasureArgs,
     /// Sessions for each target.
     #[arg(long, value_name = "N", default_value = "200")]
-    count: NonZeroU32,
+    pub(crate) count: NonZeroU32,
     /// Pause between two sessions, in which a gateway can make its next browser ready.
     #[arg(long, value_name = "TIME", default_value = "20ms", value_parser = duration::parse)]
-    gap: Duration,
+    pub(crate) gap: Duration,
     /// Sessions for each target before those that count; one that fails ends the run at once.
     #[arg(long, value_name = "N", default_value_t = 10)]
-    warmup: u32,
+    pub(crate) warmup: u32,
 }
 
 /// What was measured.
@@ -36,7 +37,7 @@ pub(crate) struct Report {
     measurement: &'static str,
     method: Method,
     gap_us: u128,
-    rows: Vec<Row>,
+    pub(crate) rows: Vec<Row>,
     parts: Vec<Parts>,
     /// By target and cause.
     failures: BTreeMap<String, BTreeMap<String, u64>>,
@@ -56,6 +57,7 @@ struct Parts {
 struct Subject {
     endpoint: Endpoint,
     product: Option<String>,
+    secured: Option<String>,
     total: Times,
     tcp: Times,
     tls: Times,
@@ -86,9 +88,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Report> {
     let rounds = args.count.get() as usize;
     let progress = report::progress("connect", (rounds * subjects.len()) as u64);
     for round in 0..rounds {
-        // No target is always first.
-        for turn in 0..subjects.len() {
-            let index = (round + turn) % subjects.len();
+        for index in turns(round, subjects.len()) {
             let subject = &mut subjects[index];
             subject.note(session(&subject.endpoint, args.measure.timeout).await);
             progress.inc(1);
@@ -103,9 +103,9 @@ async fn session(endpoint: &Endpoint, timeout: Duration) -> Result<Session, Faul
     const ID: u64 = 1;
     let begun = Instant::now();
     let deadline = begun + timeout;
-    let (mut connection, opening) = Connection::open(endpoint, deadline).await?;
+    let (mut connection, opening) = Connection::open(endpoint, SMALL_ROOM, deadline).await?;
     let asked = Instant::now();
-    let answer = connection.ask(ID, get_version(ID).into(), deadline).await?;
+    let answer = connection.ask(ID, &get_version(ID), deadline).await?;
     connection.close(deadline).await?;
     Ok(Session { opening, reply: answer.at - asked, total: answer.at - begun, product: answer.product })
 }
@@ -115,6 +115,7 @@ impl Subject {
         Self {
             endpoint,
             product: None,
+            secured: None,
             total: Times::new(),
             tcp: Times::new(),
             tls: Times::new(),
@@ -130,7 +131,8 @@ impl Subject {
                 self.total.record(session.total);
                 self.tcp.record(session.opening.tcp);
                 if let Some(tls) = session.opening.tls {
-                    self.tls.record(tls);
+                    self.tls.record(tls.took);
+                    self.secured = Some(tls.terms);
                 }
                 self.upgrade.record(session.opening.upgrade);
                 self.reply.record(session.reply);
@@ -160,13 +162,23 @@ impl Report {
             if !subject.failures.is_empty() {
                 failures.insert(subject.endpoint.name.clone(), subject.failures);
             }
-            (subject.endpoint.name, subject.product, subject.total)
+            Measured {
+                target: subject.endpoint.name,
+                product: subject.product,
+                tls: subject.secured,
+                times: subject.total,
+            }
         }));
         Self { measurement: "connect", method, gap_us: gap.as_micros(), rows, parts, failures }
     }
+}
 
-    /// How many sessions failed, of all targets.
-    pub(crate) fn failed(&self) -> u64 {
+impl report::Report for Report {
+    fn curves(&self) -> Vec<Curve<'_>> {
+        self.rows.iter().map(Row::curve).collect()
+    }
+
+    fn failed(&self) -> u64 {
         self.failures.values().flat_map(BTreeMap::values).sum()
     }
 }
@@ -181,8 +193,7 @@ impl fmt::Display for Report {
             line.extend(times.map(|time| number(time, 1)));
             line
         });
-        let header = ["target", "tcp", "tls", "upgrade", "reply"].map(str::to_owned);
-        write_table(f, &header, &lines.collect::<Vec<_>>())?;
+        write_table(f, &["target", "tcp", "tls", "upgrade", "reply"], lines)?;
         for (target, causes) in &self.failures {
             for (cause, count) in causes {
                 writeln!(f, "FAILED {count} sessions of {target}: {cause}")?;

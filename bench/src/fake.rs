@@ -1,6 +1,7 @@
 //! A stand-in for a browser: it answers CDP at once and renders nothing, so that tests and benchmarks measure
 //! what stands in front of it. It says what it is wherever a client asks.
 
+use std::borrow::Cow;
 use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -8,7 +9,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use futures_util::{SinkExt, StreamExt};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -16,16 +16,16 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
-use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
-use tokio_tungstenite::tungstenite::protocol::Role;
-use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
 
-use crate::client::{MESSAGE_LIMIT, websocket_config};
+use crate::frames::{Frames, Incoming, KEPT, LARGE_ROOM, Role, SMALL_ROOM, text_frame};
 use crate::head::Head;
 
 const PRODUCT: &str = concat!("UFBrowsersStandIn/", env!("CARGO_PKG_VERSION"));
 const PAGE: &str = "page-1";
+const PAGE_SESSION: &str = "session-1";
+/// What Playwright and Puppeteer accept in one message.
+const MESSAGE_LIMIT: usize = 256 << 20;
 /// Below the usual limit of 20,000 descriptors, with room for what else the process has open.
 const CONNECTION_LIMIT: usize = 16_384;
 /// A client's request is a few hundred bytes.
@@ -92,14 +92,35 @@ struct Browser {
 
 /// A CDP command as far as it matters here.
 #[derive(Deserialize)]
-struct Command {
+struct Command<'a> {
     id: i64,
-    method: String,
+    #[serde(borrow)]
+    method: Cow<'a, str>,
     #[serde(default)]
-    params: Value,
+    params: Params,
     #[serde(rename = "sessionId")]
     session: Option<String>,
 }
+
+#[derive(Default, Deserialize)]
+struct Params {
+    expression: Option<String>,
+}
+
+impl<'a> Command<'a> {
+    /// Of a command longer than what is kept only that is known which stands ahead of its `params`.
+    fn parse(beginning: &'a [u8], length: u64, room: &'a mut Vec<u8>) -> Option<Self> {
+        if length <= KEPT as u64 {
+            return serde_json::from_slice(beginning).ok();
+        }
+        let ahead = beginning.windows(PARAMS.len()).position(|window| window == PARAMS)?;
+        room.extend_from_slice(&beginning[..ahead]);
+        room.push(b'}');
+        serde_json::from_slice(room).ok()
+    }
+}
+
+const PARAMS: &[u8] = br#","params""#;
 
 impl Browser {
     async fn connection(&self, mut stream: TcpStream) -> anyhow::Result<()> {
@@ -112,10 +133,7 @@ impl Browser {
             && [self.browser_path(), self.page_path()].iter().any(|known| known == path)
         {
             stream.write_all(switching_protocols(key).as_bytes()).await?;
-            let config = Some(websocket_config());
-            let socket =
-                WebSocketStream::from_partially_read(stream, rest.to_vec(), Role::Server, config).await;
-            return converse(socket).await;
+            return Ok(converse(stream, rest).await?);
         }
         stream.write_all(self.page(path).as_bytes()).await?;
         Ok(stream.shutdown().await?)
@@ -184,41 +202,57 @@ fn switching_protocols(key: &str) -> String {
     )
 }
 
-async fn converse(mut socket: WebSocketStream<TcpStream>) -> anyhow::Result<()> {
-    while let Some(message) = socket.next().await {
-        // Chrome ends the connection on a binary message; the library answers pings and close frames by itself.
-        let text = match message? {
-            Message::Text(text) => text,
-            Message::Binary(_) => return Ok(()),
-            _ => continue,
+async fn converse(stream: TcpStream, early: &[u8]) -> io::Result<()> {
+    let mut frames = Frames::new(stream, Role::Server, early, SMALL_ROOM);
+    // The last command and the frame that answered it: who measures large replies asks for the same one many times.
+    let mut last = (Vec::new(), Vec::new());
+    loop {
+        // Chrome ends the connection on a binary message.
+        let length = match frames.receive().await? {
+            Incoming::Text { length } => length,
+            Incoming::Close(code, _) => {
+                frames.send_close(code.unwrap_or(1000)).await?;
+                return frames.shutdown().await;
+            }
+            Incoming::Binary | Incoming::End => return Ok(()),
         };
-        let Ok(command) = serde_json::from_str::<Command>(&text) else {
-            socket.send(Message::Text(malformed())).await?;
+        if length > KEPT as u64 {
+            frames.read_at_once(LARGE_ROOM);
+        }
+        if frames.kept() == last.0.as_slice() {
+            frames.send_frame(&last.1).await?;
+            continue;
+        }
+        let mut room = Vec::new();
+        let Some(command) = Command::parse(frames.kept(), length, &mut room) else {
+            frames.send_text(malformed().as_bytes()).await?;
             continue;
         };
-        socket.send(Message::Text(reply(&command))).await?;
-        if command.method == "Browser.close" {
+        let closes = command.method == "Browser.close";
+        let reply = text_frame(Role::Server, reply(&command).as_bytes());
+        last = (frames.kept().to_vec(), reply);
+        frames.send_frame(&last.1).await?;
+        if closes {
             // Chrome exits without a close frame: the client sees the connection end.
-            return Ok(socket.get_mut().shutdown().await?);
+            return frames.shutdown().await;
         }
     }
-    Ok(())
 }
 
-fn malformed() -> Utf8Bytes {
-    json!({ "error": { "code": -32700, "message": "not a CDP command" } }).to_string().into()
+fn malformed() -> String {
+    json!({ "error": { "code": -32700, "message": "not a CDP command" } }).to_string()
 }
 
-fn reply(command: &Command) -> Utf8Bytes {
+fn reply(command: &Command<'_>) -> String {
     let mut reply = json!({ "id": command.id, "result": result(command) });
     if let Some(session) = &command.session {
         reply["sessionId"] = json!(session);
     }
-    reply.to_string().into()
+    reply.to_string()
 }
 
-fn result(command: &Command) -> Value {
-    match command.method.as_str() {
+fn result(command: &Command<'_>) -> Value {
+    match &*command.method {
         "Browser.getVersion" => json!({
             "protocolVersion": "1.3",
             "product": PRODUCT,
@@ -235,6 +269,7 @@ fn result(command: &Command) -> Value {
             "canAccessOpener": false,
         }] }),
         "Target.createTarget" => json!({ "targetId": PAGE }),
+        "Target.attachToTarget" => json!({ "sessionId": PAGE_SESSION }),
         "Runtime.evaluate" => match repeated(&command.params) {
             Some(length) => json!({ "result": { "type": "string", "value": "x".repeat(length) } }),
             None => json!({ "result": { "type": "undefined" } }),
@@ -244,8 +279,8 @@ fn result(command: &Command) -> Value {
 }
 
 /// The N of `'x'.repeat(N)`, the one expression that is understood, up to what clients accept in a message.
-fn repeated(params: &Value) -> Option<usize> {
-    let count = params["expression"].as_str()?.strip_prefix("'x'.repeat(")?.strip_suffix(')')?;
+fn repeated(params: &Params) -> Option<usize> {
+    let count = params.expression.as_deref()?.strip_prefix("'x'.repeat(")?.strip_suffix(')')?;
     count.parse().ok().filter(|&length| length <= MESSAGE_LIMIT)
 }
 
@@ -254,7 +289,10 @@ mod tests {
     use super::*;
 
     fn answer(command: &str) -> Value {
-        serde_json::from_str(&reply(&serde_json::from_str(command).unwrap())).unwrap()
+        let mut room = Vec::new();
+        let kept = &command.as_bytes()[..command.len().min(KEPT)];
+        let command = Command::parse(kept, command.len() as u64, &mut room).unwrap();
+        serde_json::from_str(&reply(&command)).unwrap()
     }
 
     #[test]
@@ -262,6 +300,16 @@ mod tests {
         assert_eq!(answer(r#"{"id":3,"method":"Page.enable"}"#), json!({"id": 3, "result": {}}));
         let flat = answer(r#"{"id":4,"method":"Page.enable","sessionId":"S"}"#);
         assert_eq!(flat, json!({"id": 4, "result": {}, "sessionId": "S"}));
+    }
+
+    #[test]
+    fn a_long_command_is_answered_by_what_stands_ahead_of_its_params() {
+        let pad = "x".repeat(2 * KEPT);
+        let ahead = r#"{"id":5,"sessionId":"S","method":"Browser.getVersion""#;
+        let long = answer(&format!(r#"{ahead},"params":{{"pad":"{pad}"}}}}"#));
+        assert_eq!((&long["id"], &long["sessionId"]), (&json!(5), &json!("S")));
+        assert_eq!(long["result"]["product"], PRODUCT);
+        assert!(Command::parse(&pad.as_bytes()[..KEPT], 2 * KEPT as u64, &mut Vec::new()).is_none());
     }
 
     #[test]

@@ -1,18 +1,22 @@
 //! `ufbrowsers-bench`: what a gateway adds to a browser, measured from a client's side.
 //!
 //! Each measurement is one file and one subcommand. It checks its arguments, opens its targets, takes them in
-//! turns so that a change of the machine's load meets all of them alike, and returns a report that prints as a
-//! table or, with `--json`, as one document. Everything runs on one thread, so that the client stays cheap
+//! turns so that a change of the machine's load meets all of them alike, and returns a report that prints as
+//! tables or, with `--json`, as one document. Everything runs on one thread, so that the client stays cheap
 //! beside what it measures.
 
 mod connect;
 mod roundtrip;
+mod throughput;
 mod fake;
 mod client;
+mod frames;
 mod target;
 mod tls;
 mod head;
+mod process;
 mod duration;
+mod size;
 mod report;
 
 use std::io::{self, Write};
@@ -20,6 +24,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use report::{Output, Report};
 use target::Mistakes;
 
 /// Something was measured, but not all of it succeeded; or nothing could be measured.
@@ -39,6 +44,7 @@ struct Cli {
 enum Command {
     Connect(connect::Args),
     Roundtrip(roundtrip::Args),
+    Throughput(throughput::Args),
     Fake(fake::Args),
 }
 
@@ -56,20 +62,17 @@ async fn main() -> ExitCode {
 
 async fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
-        Command::Connect(args) => {
-            let json = args.measure.json;
-            let report = connect::run(args).await?;
-            report::print(&report, json)?;
-            Ok(if report.failed() == 0 { ExitCode::SUCCESS } else { ExitCode::from(FAILED) })
-        }
-        Command::Roundtrip(args) => {
-            let json = args.measure.json;
-            report::print(&roundtrip::run(args).await?, json)?;
-            Ok(ExitCode::SUCCESS)
-        }
+        Command::Connect(args) => show(&args.measure.output.clone(), &connect::run(args).await?),
+        Command::Roundtrip(args) => show(&args.measure.output.clone(), &roundtrip::run(args).await?),
+        Command::Throughput(args) => show(&args.measure.output.clone(), &throughput::run(args).await?),
         Command::Fake(args) => {
             fake::run(args).await?;
             Ok(ExitCode::SUCCESS)
         }
     }
+}
+
+fn show(output: &Output, report: &impl Report) -> anyhow::Result<ExitCode> {
+    output.show(report)?;
+    Ok(if report.failed() == 0 { ExitCode::SUCCESS } else { ExitCode::from(FAILED) })
 }

@@ -15,6 +15,7 @@ use tokio_rustls::TlsConnector;
 use tokio_tungstenite::tungstenite::http::Uri;
 
 use crate::head::Head;
+use crate::report::Output;
 use crate::{duration, tls};
 
 /// The target that the others are compared with; without one of this name it is the first.
@@ -42,9 +43,8 @@ pub(crate) struct MeasureArgs {
     /// How long one connection or one reply may take.
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration::parse)]
     pub(crate) timeout: Duration,
-    /// Print one JSON document instead of tables.
-    #[arg(long)]
-    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) output: Output,
 }
 
 impl MeasureArgs {
@@ -85,6 +85,12 @@ impl MeasureArgs {
 /// All that is wrong with the arguments, each a line of its own.
 #[derive(Debug)]
 pub(crate) struct Mistakes(Vec<String>);
+
+impl Mistakes {
+    pub(crate) fn of(mistakes: Vec<String>) -> Self {
+        Self(mistakes)
+    }
+}
 
 impl fmt::Display for Mistakes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -267,7 +273,7 @@ mod tests {
             ca: None,
             insecure: false,
             timeout: Duration::ZERO,
-            json: false,
+            output: Output::default(),
         };
         let mistakes = args.check().map(|_| ()).unwrap_err().0;
         assert_eq!(mistakes.len(), 3, "{mistakes:?}");
