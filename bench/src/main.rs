@@ -8,6 +8,7 @@
 mod connect;
 mod roundtrip;
 mod throughput;
+mod hold;
 mod fake;
 mod client;
 mod frames;
@@ -45,6 +46,7 @@ enum Command {
     Connect(connect::Args),
     Roundtrip(roundtrip::Args),
     Throughput(throughput::Args),
+    Hold(hold::Args),
     Fake(fake::Args),
 }
 
@@ -65,6 +67,7 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Connect(args) => show(&args.measure.output.clone(), &connect::run(args).await?),
         Command::Roundtrip(args) => show(&args.measure.output.clone(), &roundtrip::run(args).await?),
         Command::Throughput(args) => show(&args.measure.output.clone(), &throughput::run(args).await?),
+        Command::Hold(args) => show(&args.measure.output.clone(), &hold::run(args).await?),
         Command::Fake(args) => {
             fake::run(args).await?;
             Ok(ExitCode::SUCCESS)
