@@ -546,13 +546,17 @@ impl Billing {
         self.store().sessions(account, after, limit).await
     }
 
-    /// An account's sessions that are held or open, newest first; at most `limit`, and at most
-    /// [`LIST_MAX`](crate::LIST_MAX).
+    /// The same of those that are held or open.
     ///
     /// # Errors
     /// When the store fails.
-    pub async fn running(&self, account: &AccountId, limit: u32) -> Result<Vec<Session>, StoreError> {
-        self.store().running(account, limit).await
+    pub async fn running(
+        &self,
+        account: &AccountId,
+        after: Option<&SessionCursor>,
+        limit: u32,
+    ) -> Result<Vec<Session>, StoreError> {
+        self.store().running(account, after, limit).await
     }
 
     /// What an account used in the `last` periods, the one that `now` is in first; at most

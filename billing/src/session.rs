@@ -97,6 +97,11 @@ fn is_first(attempt: &u32) -> bool {
 }
 
 impl Session {
+    /// Money, from balance and overage together: what is set aside for it; once it has ended, what it cost.
+    pub fn cost(&self) -> Micros {
+        self.funding.balance.checked_add(self.funding.overage).unwrap_or(Micros::MAX)
+    }
+
     /// Whether it ended just so; which tells a repeated post from another one.
     pub(crate) fn ended_with(&self, begun_at: Timestamp, end: &End) -> bool {
         let (lost, cause) = end.outcome.parts();

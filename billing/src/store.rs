@@ -196,10 +196,15 @@ impl Store {
         }
     }
 
-    /// An account's sessions that are held or open, newest first.
-    pub(crate) async fn running(&self, account: &AccountId, limit: u32) -> Result<Vec<Session>, StoreError> {
+    /// The same of those that are held or open.
+    pub(crate) async fn running(
+        &self,
+        account: &AccountId,
+        after: Option<&SessionCursor>,
+        limit: u32,
+    ) -> Result<Vec<Session>, StoreError> {
         match self {
-            Store::Embedded(store) => store.running(account, limit.min(LIST_MAX)).await,
+            Store::Embedded(store) => store.running(account, after, limit.min(LIST_MAX)).await,
         }
     }
 

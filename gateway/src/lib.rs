@@ -27,6 +27,7 @@ pub mod meter;
 pub mod settle;
 pub mod sessions;
 pub mod refusal;
+pub mod api;
 pub mod clock;
 pub mod drain;
 pub mod admin;

@@ -17,8 +17,10 @@ const SOON: Duration = Duration::from_secs(1);
 pub enum Refusal {
     /// Nothing is served there.
     NotFound,
-    /// Something is served there, by GET alone.
-    MethodNotAllowed,
+    /// Something is served there, by these methods.
+    MethodNotAllowed {
+        allow: String,
+    },
     /// It did not ask for a WebSocket.
     NotWebSocket,
     /// It asked for a version of the protocol other than 13.
@@ -27,6 +29,47 @@ pub enum Refusal {
     WebSocketKey,
     /// A query parameter that nobody knows.
     UnknownParameter(String),
+    /// A query parameter whose value makes no sense.
+    BadParameter {
+        name: String,
+        problem: String,
+    },
+    /// A body that is not `application/json`.
+    ContentType,
+    /// A body that did not arrive in time.
+    BodyTimeout,
+    /// A body of more bytes than are read.
+    BodyTooLarge {
+        limit: usize,
+    },
+    /// A body that is no JSON object.
+    InvalidJson {
+        problem: String,
+    },
+    /// A field of the body that nobody knows.
+    UnknownField {
+        field: String,
+        problem: String,
+    },
+    /// A field of the body whose value makes no sense or cannot be honoured.
+    InvalidField {
+        field: String,
+        problem: String,
+    },
+    /// The caller has no session of that id.
+    NoSession,
+    /// A session of that id was asked for before, and is over. Its record is JSON.
+    SessionEnded {
+        session: Value,
+    },
+    /// A session of that id was asked for before, with other words. Its record is JSON.
+    SessionDiffers {
+        session: Value,
+    },
+    /// A session of that id is on its way, or is being settled.
+    SessionBusy,
+    /// A session that another gateway serves.
+    SessionElsewhere,
     /// No credential.
     NoCredential,
     /// A credential that is none, or was revoked.
@@ -70,8 +113,8 @@ impl Refusal {
     fn form(&self) -> Form {
         let (status, code, title) = match self {
             Self::NotFound => (StatusCode::NOT_FOUND, "not_found", "Nothing is served at this path"),
-            Self::MethodNotAllowed => {
-                (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "This path takes GET only")
+            Self::MethodNotAllowed { .. } => {
+                (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "This path takes other methods")
             }
             Self::NotWebSocket => {
                 (StatusCode::UPGRADE_REQUIRED, "not_websocket", "This path takes WebSocket connections only")
@@ -86,6 +129,38 @@ impl Refusal {
             }
             Self::UnknownParameter(_) => {
                 (StatusCode::BAD_REQUEST, "unknown_parameter", "The query has an unknown parameter")
+            }
+            Self::BadParameter { .. } => {
+                (StatusCode::BAD_REQUEST, "bad_parameter", "A query parameter has a wrong value")
+            }
+            Self::ContentType => {
+                (StatusCode::UNSUPPORTED_MEDIA_TYPE, "content_type", "The body must be JSON")
+            }
+            Self::BodyTimeout => (StatusCode::REQUEST_TIMEOUT, "body_timeout", "The body took too long"),
+            Self::BodyTooLarge { .. } => {
+                (StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", "The body is too large")
+            }
+            Self::InvalidJson { .. } => {
+                (StatusCode::BAD_REQUEST, "invalid_json", "The body is not a JSON object")
+            }
+            Self::UnknownField { .. } => {
+                (StatusCode::BAD_REQUEST, "unknown_field", "The body has an unknown field")
+            }
+            Self::InvalidField { .. } => {
+                (StatusCode::BAD_REQUEST, "invalid_field", "A field of the body has a wrong value")
+            }
+            Self::NoSession => (StatusCode::NOT_FOUND, "no_session", "There is no such session"),
+            Self::SessionEnded { .. } => (StatusCode::CONFLICT, "session_ended", "The session has ended"),
+            Self::SessionDiffers { .. } => (
+                StatusCode::CONFLICT,
+                "session_differs",
+                "The id belongs to a session that was asked for otherwise",
+            ),
+            Self::SessionBusy => {
+                (StatusCode::SERVICE_UNAVAILABLE, "session_busy", "The session is starting or ending")
+            }
+            Self::SessionElsewhere => {
+                (StatusCode::SERVICE_UNAVAILABLE, "session_elsewhere", "Another gateway serves the session")
             }
             Self::NoCredential => (StatusCode::UNAUTHORIZED, "no_credential", "An API key is needed"),
             Self::BadCredential => (StatusCode::UNAUTHORIZED, "bad_credential", "The API key is not valid"),
@@ -113,14 +188,30 @@ impl Refusal {
 
     fn detail(&self) -> String {
         match self {
-            Self::NotFound => "connect to `/`, `/chromium` or `/chrome`".to_owned(),
-            Self::MethodNotAllowed => "use GET".to_owned(),
+            Self::NotFound => {
+                "connect to `/`, `/chromium` or `/chrome`; `/openapi.json` describes the REST API".to_owned()
+            }
+            Self::MethodNotAllowed { allow } => format!("use {allow}"),
             Self::NotWebSocket => {
                 "send `Connection: Upgrade` and `Upgrade: websocket`, with a ws:// or wss:// URL".to_owned()
             }
             Self::WebSocketVersion => "send `Sec-WebSocket-Version: 13`".to_owned(),
             Self::WebSocketKey => "use a WebSocket client library".to_owned(),
             Self::UnknownParameter(name) => format!("there is no parameter `{name}`; leave it out"),
+            Self::BadParameter { name, problem } => format!("`{name}`: {problem}"),
+            Self::ContentType => "send `Content-Type: application/json`".to_owned(),
+            Self::BodyTimeout => "send the whole body at once".to_owned(),
+            Self::BodyTooLarge { limit } => format!("send at most {limit} bytes"),
+            Self::InvalidJson { problem } => format!("{problem}; send a JSON object"),
+            Self::UnknownField { problem, .. } => format!("{problem}; leave it out"),
+            Self::InvalidField { field, problem } => format!("`{field}`: {problem}"),
+            Self::NoSession => "check the id; ended sessions are found as well".to_owned(),
+            Self::SessionEnded { .. } => "use another `sessionId` for another session".to_owned(),
+            Self::SessionDiffers { .. } => {
+                "a repeat has the same body; use another `sessionId` for another session".to_owned()
+            }
+            Self::SessionBusy => "ask again".to_owned(),
+            Self::SessionElsewhere => "ask that one".to_owned(),
             Self::NoCredential => {
                 "send the key as `Authorization: Bearer KEY`, as `x-api-key: KEY`, or as `?token=KEY`"
                     .to_owned()
@@ -143,7 +234,12 @@ impl Refusal {
     /// What a program needs beside the code.
     fn fields(&self) -> Map<String, Value> {
         let fields = match self {
-            Self::UnknownParameter(name) => json!({ "parameter": name }),
+            Self::UnknownParameter(name) | Self::BadParameter { name, .. } => json!({ "parameter": name }),
+            Self::UnknownField { field, .. } | Self::InvalidField { field, .. } => json!({ "field": field }),
+            Self::BodyTooLarge { limit } => json!({ "limit": limit }),
+            Self::SessionEnded { session } | Self::SessionDiffers { session } => {
+                json!({ "session": session })
+            }
             Self::Money { balance, required, top_up_url } => money_fields(*balance, *required, top_up_url),
             Self::OverageCap { balance, required, top_up_url, .. } => {
                 money_fields(*balance, *required, top_up_url)
@@ -160,16 +256,19 @@ impl Refusal {
         let seconds =
             |wait: Duration| HeaderValue::from((wait.as_secs() + u64::from(wait.subsec_nanos() > 0)).max(1));
         Some(match self {
-            Self::MethodNotAllowed => (ALLOW, HeaderValue::from_static("GET")),
+            Self::MethodNotAllowed { allow } => (ALLOW, HeaderValue::try_from(allow).ok()?),
             Self::NotWebSocket => (http::header::UPGRADE, HeaderValue::from_static("websocket")),
             Self::WebSocketVersion => (SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13")),
             Self::NoCredential | Self::BadCredential => {
                 (WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"ufbrowsers\""))
             }
             Self::NoBrowser { retry_after } => (RETRY_AFTER, seconds(*retry_after)),
-            Self::Concurrency { .. } | Self::Full | Self::LedgerAway | Self::Draining => {
-                (RETRY_AFTER, seconds(SOON))
-            }
+            Self::Concurrency { .. }
+            | Self::Full
+            | Self::LedgerAway
+            | Self::Draining
+            | Self::SessionBusy
+            | Self::SessionElsewhere => (RETRY_AFTER, seconds(SOON)),
             _ => return None,
         })
     }
@@ -192,9 +291,18 @@ impl Refusal {
         response
     }
 
-    /// For the log.
+    /// Stable; what programs and the log know it by.
     pub fn code(&self) -> &'static str {
         self.form().code
+    }
+
+    pub fn status(&self) -> StatusCode {
+        self.form().status
+    }
+
+    /// In words, for people.
+    pub fn title(&self) -> &'static str {
+        self.form().title
     }
 }
 

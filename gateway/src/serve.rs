@@ -3,13 +3,14 @@
 use std::fs::{self, File};
 use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use billing::{Billing, GatewayId, Limits};
+use bytes::Bytes;
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use pool::{FixedEndpoint, Pool, ProviderSettings};
 use rustix::fs::{FlockOperation, flock};
@@ -47,6 +48,8 @@ pub struct Gateway {
     /// How long a client may wait for a browser.
     pub start_timeout: Duration,
     pub limits: limits::Limits,
+    /// The document of the REST API, made when it is first asked for.
+    pub openapi: OnceLock<Bytes>,
     /// Both doors accept.
     serving: AtomicBool,
     draining: watch::Sender<bool>,
@@ -72,6 +75,7 @@ impl Gateway {
                 idle_timeout: Duration::from_secs(86_400),
                 connect_timeout: Duration::from_secs(300),
             },
+            openapi: OnceLock::new(),
             serving: AtomicBool::new(true),
             draining: watch::Sender::new(false),
         });
@@ -174,6 +178,7 @@ async fn open(config: &Config, data_dir: &Path) -> Result<Arc<Gateway>> {
             idle_timeout: config.session.idle_timeout,
             connect_timeout: config.session.connect_timeout,
         },
+        openapi: OnceLock::new(),
         serving: AtomicBool::new(false),
         draining: watch::Sender::new(false),
     });

@@ -14,6 +14,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::sleep;
 use tracing::{debug, info, warn};
 
+use crate::api;
 use crate::authenticate::authenticate;
 use crate::claim::claim;
 use crate::hold::{NotHeld, hold};
@@ -60,6 +61,9 @@ pub async fn admit(
     client: IpAddr,
     request: Request<Incoming>,
 ) -> (Response<Full<Bytes>>, Option<Admitted>) {
+    if api::has(request.uri().path()) {
+        return (Box::pin(api::answer(gateway, door, request)).await, None);
+    }
     match try_admit(gateway, door, client, &request).await {
         Ok((handshake, admitted)) => (handshake.response(), Some(admitted)),
         Err(refusal) => {

@@ -29,7 +29,7 @@ impl Handshake {
     pub fn parse<B>(request: &Request<B>) -> Result<Self, Refusal> {
         let headers = request.headers();
         if request.method() != Method::GET {
-            return Err(Refusal::MethodNotAllowed);
+            return Err(Refusal::MethodNotAllowed { allow: Method::GET.to_string() });
         }
         let asked = has_token(headers, &CONNECTION, "upgrade") && has_token(headers, &UPGRADE, "websocket");
         if !asked || request.version() != Version::HTTP_11 {
@@ -99,7 +99,10 @@ mod tests {
     fn what_is_refused() {
         type Change = fn(&mut Request<()>);
         let cases: [(Change, Refusal); 6] = [
-            (|request| *request.method_mut() = Method::POST, Refusal::MethodNotAllowed),
+            (
+                |request| *request.method_mut() = Method::POST,
+                Refusal::MethodNotAllowed { allow: "GET".to_owned() },
+            ),
             (|request| *request.version_mut() = Version::HTTP_10, Refusal::NotWebSocket),
             (|request| drop(request.headers_mut().remove(UPGRADE)), Refusal::NotWebSocket),
             (|request| drop(request.headers_mut().remove(SEC_WEBSOCKET_VERSION)), Refusal::WebSocketVersion),

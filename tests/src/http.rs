@@ -20,17 +20,43 @@ pub struct Request {
     method: &'static str,
     target: String,
     headers: Vec<(String, String)>,
+    body: Vec<u8>,
 }
 
 impl Request {
     #[must_use]
     pub fn get(target: &str) -> Self {
-        Self { method: "GET", target: target.to_owned(), headers: Vec::new() }
+        Self::new("GET", target)
+    }
+
+    #[must_use]
+    pub fn new(method: &'static str, target: &str) -> Self {
+        Self { method, target: target.to_owned(), headers: Vec::new(), body: Vec::new() }
     }
 
     #[must_use]
     pub fn post(target: &str) -> Self {
-        Self { method: "POST", ..Self::get(target) }
+        Self::new("POST", target)
+    }
+
+    /// With a body and its length.
+    #[must_use]
+    pub fn body(mut self, body: impl Into<Vec<u8>>) -> Self {
+        self.body = body.into();
+        let length = self.body.len().to_string();
+        self.header("Content-Length", &length)
+    }
+
+    /// With a JSON document.
+    #[must_use]
+    pub fn json(self, document: &Value) -> Self {
+        self.header("Content-Type", "application/json").body(document.to_string())
+    }
+
+    /// With `key` in the header that API clients use.
+    #[must_use]
+    pub fn key(self, key: &str) -> Self {
+        self.header("Authorization", &format!("Bearer {key}"))
     }
 
     /// Asks for a WebSocket, with the headers that RFC 6455 wants.
@@ -58,6 +84,7 @@ impl Request {
         let mut stream = TcpStream::connect(to).await?;
         stream.set_nodelay(true)?;
         stream.write_all(self.head(to).as_bytes()).await?;
+        stream.write_all(&self.body).await?;
         let (head, rest) = read_head(&mut stream).await?;
         Response::parse(&head, rest, stream).with_context(|| head.clone())
     }

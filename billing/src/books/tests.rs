@@ -506,8 +506,11 @@ async fn a_list_goes_on_behind_its_cursor_among_sessions_of_one_instant() {
         names.extend(page.into_iter().map(|session| session.id.to_string()));
     }
     assert_eq!(names, ["s5", "s4", "s3", "s2", "s1", "s0"]);
-    let running = bench.billing.running(&id, 2).await.unwrap();
+    let running = bench.billing.running(&id, None, 2).await.unwrap();
     assert_eq!(running.iter().map(|session| session.id.as_str()).collect::<Vec<_>>(), ["s5", "s3"]);
+    let after = running.last().map(SessionCursor::from);
+    let running = bench.billing.running(&id, after.as_ref(), 2).await.unwrap();
+    assert_eq!(running.iter().map(|session| session.id.as_str()).collect::<Vec<_>>(), ["s1"]);
 }
 
 #[tokio::test]

@@ -108,8 +108,8 @@ const SELECT_SESSIONS: &str = "SELECT body FROM (
             SELECT held_at, id, body FROM ended_sessions WHERE account = ?1 AND (held_at, id) < (?2, ?3)
             ORDER BY held_at DESC, id DESC LIMIT ?4)
     ) ORDER BY held_at DESC, id DESC LIMIT ?4";
-const SELECT_RUNNING: &str =
-    "SELECT body FROM open_sessions WHERE account = ?1 ORDER BY held_at DESC, id DESC LIMIT ?2";
+const SELECT_RUNNING: &str = "SELECT body FROM open_sessions WHERE account = ?1 AND (held_at, id) < (?2, ?3)
+    ORDER BY held_at DESC, id DESC LIMIT ?4";
 const ADD_USAGE: &str = "INSERT INTO usage (account, bucket, start,
         sessions, lost, included, retried, minutes, up_bytes, down_bytes, cost, overage)
     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)
@@ -314,20 +314,32 @@ impl Embedded {
         after: Option<&SessionCursor>,
         limit: u32,
     ) -> Result<Vec<Session>, StoreError> {
+        self.page(SELECT_SESSIONS, account, after, limit).await
+    }
+
+    pub(super) async fn running(
+        &self,
+        account: &AccountId,
+        after: Option<&SessionCursor>,
+        limit: u32,
+    ) -> Result<Vec<Session>, StoreError> {
+        self.page(SELECT_RUNNING, account, after, limit).await
+    }
+
+    async fn page(
+        &self,
+        sql: &'static str,
+        account: &AccountId,
+        after: Option<&SessionCursor>,
+        limit: u32,
+    ) -> Result<Vec<Session>, StoreError> {
         let account = account.clone();
         // Without one, after what is newer than all of them.
         let (held_at, id) = after.map_or((i64::MAX, String::new()), |at| {
             (column(at.held_at.as_millis()), at.id.as_str().to_owned())
         });
-        self.read(move |reader| {
-            select_bodies(reader, SELECT_SESSIONS, params![account.as_str(), held_at, id, limit])
-        })
-        .await
-    }
-
-    pub(super) async fn running(&self, account: &AccountId, limit: u32) -> Result<Vec<Session>, StoreError> {
-        let account = account.clone();
-        self.read(move |reader| select_bodies(reader, SELECT_RUNNING, params![account.as_str(), limit])).await
+        self.read(move |reader| select_bodies(reader, sql, params![account.as_str(), held_at, id, limit]))
+            .await
     }
 
     pub(super) async fn usage(

@@ -11,5 +11,6 @@ mod lost;
 mod overdraft;
 mod queue;
 mod quickstart;
+mod rest;
 mod slow_reader;
 mod snippets;
