@@ -5,7 +5,7 @@ use anyhow::Result;
 use rcgen::{CertifiedKey, generate_simple_self_signed};
 use tempfile::TempDir;
 
-use crate::Builder;
+use crate::{Builder, Surroundings};
 
 const NAMES: [&str; 2] = ["*.browsers.example.com", "127.0.0.1"];
 
@@ -44,17 +44,14 @@ impl Domain {
         Ok(fs::write(self.hosts(), hosts)?)
     }
 
-    /// What makes a client trust the certificate and find the names.
+    /// Where clients trust the certificate and find the names.
     #[must_use]
-    pub fn environment(&self) -> Vec<(&'static str, String)> {
+    pub fn surroundings(&self) -> Surroundings {
         let certificate = self.certificate().display().to_string();
-        vec![
-            ("NODE_EXTRA_CA_CERTS", certificate.clone()),
-            ("SSL_CERT_FILE", certificate),
-            // Looks names up in a file of ours, whatever asks the C library for them.
-            ("LD_PRELOAD", "libnss_wrapper.so".to_owned()),
-            ("NSS_WRAPPER_HOSTS", self.hosts().display().to_string()),
-        ]
+        Surroundings {
+            environment: vec![("NODE_EXTRA_CA_CERTS", certificate.clone()), ("SSL_CERT_FILE", certificate)],
+            hosts: Some(self.hosts()),
+        }
     }
 
     fn certificate(&self) -> PathBuf {

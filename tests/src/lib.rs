@@ -21,6 +21,6 @@ pub use domain::Domain;
 pub use gateway::{Builder, Door, Gateway};
 pub use http::{Refusal, Request, Response};
 pub use process::{Pid, Running};
-pub use snippet::{Interpreter, Snippet};
+pub use snippet::{Interpreter, Snippet, Surroundings};
 pub use stand_in::StandIn;
 pub use wait::eventually;

@@ -1,5 +1,6 @@
 //! What users are told to paste: where it is printed, and how it is run.
 
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -84,15 +85,28 @@ pub enum Interpreter {
     Python(&'static str),
 }
 
+/// What a program that is pasted finds around it, beside what the tests do.
+#[derive(Debug, Default)]
+pub struct Surroundings {
+    /// Additions to the environment.
+    pub environment: Vec<(&'static str, String)>,
+    /// Takes the place of `/etc/hosts`.
+    pub hosts: Option<PathBuf>,
+}
+
 impl Interpreter {
-    /// Runs `program` with these additions to the environment. The answer is what it printed.
+    /// Runs `program`. The answer is what it printed.
     ///
     /// # Errors
     ///
     /// It failed, and what it said then; or it did not end.
-    pub async fn run(self, program: &str, environment: &[(&str, String)]) -> Result<String> {
-        let mut command = self.command();
-        command.envs(environment.iter().map(|(name, value)| (name, value))).kill_on_drop(true);
+    pub async fn run(self, program: &str, surroundings: &Surroundings) -> Result<String> {
+        let mut command = match &surroundings.hosts {
+            Some(hosts) => with_hosts(hosts, &self.words())?,
+            None => command(&self.words())?,
+        };
+        command.envs(surroundings.environment.iter().map(|(name, value)| (name, value)));
+        command.current_dir(self.directory()).kill_on_drop(true);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut running = command.spawn().with_context(|| format!("{command:?}: installed by tests/run?"))?;
         let mut input = running.stdin.take().context("it is piped")?;
@@ -107,26 +121,37 @@ impl Interpreter {
         Ok(String::from_utf8(output.stdout)?)
     }
 
-    fn command(self) -> Command {
+    /// The command that reads a program from its standard input.
+    fn words(self) -> Vec<String> {
         match self {
-            Self::Bash => in_directory(Command::new("bash"), "."),
-            Self::Node(directory) => {
-                let mut command = in_directory(Command::new("node"), directory);
-                command.args(["--input-type=module", "-"]);
-                command
-            }
-            Self::Python(environment) => {
-                let mut command = Command::new(format!("{CLIENTS}/{environment}/bin/python"));
-                command.arg("-");
-                in_directory(command, ".")
-            }
+            Self::Bash => vec!["bash".to_owned()],
+            Self::Node(_) => ["node", "--input-type=module", "-"].map(str::to_owned).into(),
+            Self::Python(environment) => vec![format!("{CLIENTS}/{environment}/bin/python"), "-".to_owned()],
+        }
+    }
+
+    fn directory(self) -> PathBuf {
+        match self {
+            Self::Bash | Self::Python(_) => CLIENTS.into(),
+            Self::Node(directory) => Path::new(CLIENTS).join(directory),
         }
     }
 }
 
-fn in_directory(mut command: Command, directory: &str) -> Command {
-    command.current_dir(format!("{CLIENTS}/{directory}"));
-    command
+fn command(words: &[String]) -> Result<Command> {
+    let (program, arguments) = words.split_first().context("a program")?;
+    let mut command = Command::new(program);
+    command.args(arguments);
+    Ok(command)
+}
+
+/// Nobody's `/etc/hosts` is changed: the command sees another file there, in a mount namespace of its own.
+fn with_hosts(hosts: &Path, words: &[String]) -> Result<Command> {
+    let mut outer = ["unshare", "--map-root-user", "--mount", "bash", "-c"].map(str::to_owned).to_vec();
+    outer.push(r#"mount --bind "$0" /etc/hosts && exec "$@""#.to_owned());
+    outer.push(hosts.display().to_string());
+    outer.extend_from_slice(words);
+    command(&outer)
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::process::Stdio;
 
 use anyhow::{Context, Result};
 use rustix::process::Signal;
-use tests::{Interpreter, Pid};
+use tests::{Interpreter, Pid, Surroundings};
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdout, Command};
 
@@ -19,7 +19,7 @@ async fn the_printed_snippets_work() -> Result<()> {
     let snippets = first.snippets();
     assert_eq!(snippets.len(), 2, "{}", first.printed);
     for snippet in snippets {
-        let printed = Interpreter::Bash.run(&snippet, &[]).await?;
+        let printed = Interpreter::Bash.run(&snippet, &Surroundings::default()).await?;
         assert!(printed.contains("Chrome"), "{snippet}\nprinted {printed}");
     }
     let key = first.key()?.to_owned();

@@ -7,7 +7,6 @@ use tests::{Customer, Domain, Door, Gateway, Interpreter, Snippet};
 const NODE: Interpreter = Interpreter::Node(".");
 const NODE_WITH_PUPPETEER_25: Interpreter = Interpreter::Node("puppeteer-25");
 const PYTHON: Interpreter = Interpreter::Python(".venv");
-/// It wants older versions of what the others need, too.
 const PYTHON_WITH_PYPPETEER: Interpreter = Interpreter::Python(".venv-pyppeteer");
 
 /// In micro-dollars.
@@ -94,7 +93,7 @@ impl Stage {
             .replace("3000", &self.gateway.port(door).to_string())
             .replace("YOUR_KEY", &self.customer.key)
             .replace("YOUR-KEY", &self.customer.key_as_host());
-        interpreter.run(&code, &self.domain.environment()).await
+        interpreter.run(&code, &self.domain.surroundings()).await
     }
 
     fn key_is_not_in_the_log(&self) -> Result<()> {
