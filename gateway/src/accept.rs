@@ -177,11 +177,7 @@ async fn serve_http<C: Client + 'static>(
             Ok::<_, Infallible>(response)
         })
     });
-    let mut connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEADER)
-        .max_buf_size(HEADER_BYTES)
-        .serve_connection(TokioIo::new(stream), service);
+    let mut connection = http().serve_connection(TokioIo::new(stream), service);
     let served = tokio::select! {
         served = poll_fn(|cx| connection.poll_without_shutdown(cx)) => served,
         () = told(&mut closing) => {
@@ -203,6 +199,14 @@ async fn serve_http<C: Client + 'static>(
         (Err(error), None) => debug!(%error, "an HTTP connection failed"),
         (Ok(()), None) => {}
     }
+}
+
+/// HTTP/1.1 as both doors speak it.
+#[must_use]
+pub fn http() -> http1::Builder {
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new()).header_read_timeout(HEADER).max_buf_size(HEADER_BYTES);
+    http
 }
 
 /// Waits for the drain.

@@ -38,7 +38,9 @@ pub async fn authenticate(
     }
 }
 
-fn credential(headers: &HeaderMap, query: &Query) -> Option<String> {
+/// The credential that a request shows, whosever it is.
+#[must_use]
+pub fn credential(headers: &HeaderMap, query: &Query) -> Option<String> {
     from_headers(headers)
         .or_else(|| query.credential().map(str::to_owned))
         .or_else(|| Host::of(headers)?.into_key())

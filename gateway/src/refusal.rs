@@ -27,6 +27,8 @@ pub enum Refusal {
     WebSocketVersion,
     /// The WebSocket request lacks a key or has a wrong one.
     WebSocketKey,
+    /// A request for a WebSocket that announces a body.
+    UnexpectedBody,
     /// A query parameter that nobody knows.
     UnknownParameter(String),
     /// A query parameter whose value makes no sense.
@@ -127,6 +129,9 @@ impl Refusal {
             Self::WebSocketKey => {
                 (StatusCode::BAD_REQUEST, "websocket_key", "Sec-WebSocket-Key must be 16 bytes in base64")
             }
+            Self::UnexpectedBody => {
+                (StatusCode::BAD_REQUEST, "unexpected_body", "A WebSocket request has no body")
+            }
             Self::UnknownParameter(_) => {
                 (StatusCode::BAD_REQUEST, "unknown_parameter", "The query has an unknown parameter")
             }
@@ -197,6 +202,7 @@ impl Refusal {
             }
             Self::WebSocketVersion => "send `Sec-WebSocket-Version: 13`".to_owned(),
             Self::WebSocketKey => "use a WebSocket client library".to_owned(),
+            Self::UnexpectedBody => "leave `Content-Length` and `Transfer-Encoding` out".to_owned(),
             Self::UnknownParameter(name) => format!("there is no parameter `{name}`; leave it out"),
             Self::BadParameter { name, problem } => format!("`{name}`: {problem}"),
             Self::ContentType => "send `Content-Type: application/json`".to_owned(),

@@ -4,7 +4,10 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use http::header::{CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE};
+use http::header::{
+    CONNECTION, CONTENT_LENGTH, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION,
+    TRANSFER_ENCODING, UPGRADE,
+};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
 use http_body_util::Full;
 use sha1::{Digest, Sha1};
@@ -21,7 +24,8 @@ pub struct Handshake {
 }
 
 impl Handshake {
-    /// Checks everything that the answer depends on.
+    /// Checks everything that the answer depends on. A body is refused: what follows a 101 are frames, and a proxy in
+    /// front of this gateway must not take for somebody's body what is taken for frames here.
     ///
     /// # Errors
     ///
@@ -37,6 +41,11 @@ impl Handshake {
         }
         if headers.get(SEC_WEBSOCKET_VERSION).is_none_or(|version| version != "13") {
             return Err(Refusal::WebSocketVersion);
+        }
+        if headers.contains_key(TRANSFER_ENCODING)
+            || headers.get_all(CONTENT_LENGTH).iter().any(|length| length != "0")
+        {
+            return Err(Refusal::UnexpectedBody);
         }
         let key = headers.get(SEC_WEBSOCKET_KEY).ok_or(Refusal::WebSocketKey)?.as_bytes();
         if STANDARD.decode(key).map_or(0, |bytes| bytes.len()) != KEY_BYTES {
@@ -98,7 +107,7 @@ mod tests {
     #[test]
     fn what_is_refused() {
         type Change = fn(&mut Request<()>);
-        let cases: [(Change, Refusal); 6] = [
+        let cases: [(Change, Refusal); 8] = [
             (
                 |request| *request.method_mut() = Method::POST,
                 Refusal::MethodNotAllowed { allow: "GET".to_owned() },
@@ -106,6 +115,16 @@ mod tests {
             (|request| *request.version_mut() = Version::HTTP_10, Refusal::NotWebSocket),
             (|request| drop(request.headers_mut().remove(UPGRADE)), Refusal::NotWebSocket),
             (|request| drop(request.headers_mut().remove(SEC_WEBSOCKET_VERSION)), Refusal::WebSocketVersion),
+            (
+                |request| drop(request.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from_static("1"))),
+                Refusal::UnexpectedBody,
+            ),
+            (
+                |request| {
+                    drop(request.headers_mut().insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked")))
+                },
+                Refusal::UnexpectedBody,
+            ),
             (|request| drop(request.headers_mut().remove(SEC_WEBSOCKET_KEY)), Refusal::WebSocketKey),
             (
                 |request| {
