@@ -175,14 +175,18 @@ impl Browser {
         }])
     }
 
-    /// The port tells several stand-ins on one machine apart.
     fn browser_path(&self) -> String {
-        format!("/devtools/browser/stand-in-{}", self.address.port())
+        browser_path(self.address)
     }
 
     fn page_path(&self) -> String {
         format!("/devtools/page/{PAGE}")
     }
+}
+
+/// Of the stand-in that listens there. The port tells several of them on one machine apart.
+pub(crate) fn browser_path(address: SocketAddr) -> String {
+    format!("/devtools/browser/stand-in-{}", address.port())
 }
 
 async fn read_head(stream: &mut TcpStream, request: &mut Vec<u8>) -> anyhow::Result<()> {

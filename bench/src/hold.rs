@@ -17,7 +17,7 @@ use crate::report::{Method, Times, progress, turns};
 use crate::roundtrip::{self, Manner};
 use crate::target::{DIRECT, Endpoint, MeasureArgs};
 
-pub(crate) use report::Report;
+pub(crate) use report::{Line, Report};
 
 /// A held session's replies are small and rare.
 const ROOM: usize = 1024;

@@ -9,6 +9,7 @@ mod connect;
 mod roundtrip;
 mod throughput;
 mod hold;
+mod compare;
 mod fake;
 mod client;
 mod frames;
@@ -47,6 +48,7 @@ enum Command {
     Roundtrip(roundtrip::Args),
     Throughput(throughput::Args),
     Hold(hold::Args),
+    Compare(compare::Args),
     Fake(fake::Args),
 }
 
@@ -68,6 +70,10 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Roundtrip(args) => show(&args.measure.output.clone(), &roundtrip::run(args).await?),
         Command::Throughput(args) => show(&args.measure.output.clone(), &throughput::run(args).await?),
         Command::Hold(args) => show(&args.measure.output.clone(), &hold::run(args).await?),
+        Command::Compare(args) => {
+            let output = Output { json: args.json, plot: None };
+            show(&output, &compare::run(args).await?)
+        }
         Command::Fake(args) => {
             fake::run(args).await?;
             Ok(ExitCode::SUCCESS)

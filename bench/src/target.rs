@@ -47,7 +47,23 @@ pub(crate) struct MeasureArgs {
     pub(crate) output: Output,
 }
 
+/// Whose certificates are trusted for `wss://`.
+#[derive(Debug, Clone)]
+pub(crate) enum Trust {
+    Nobody,
+    Ca(PathBuf),
+}
+
 impl MeasureArgs {
+    /// What another part of this program measures.
+    pub(crate) fn new(targets: Vec<String>, trust: Trust, timeout: Duration) -> Self {
+        let ca = match trust {
+            Trust::Nobody => None,
+            Trust::Ca(file) => Some(file),
+        };
+        Self { targets, ca, insecure: false, timeout, output: Output::default() }
+    }
+
     /// Checks all arguments, and only then asks the network where each target is.
     pub(crate) async fn endpoints(&self) -> anyhow::Result<Vec<Endpoint>> {
         let (targets, tls) = self.check()?;

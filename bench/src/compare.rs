@@ -1,0 +1,206 @@
+//! Direct, HAProxy, nginx and the gateway side by side, in front of one browser: starts all of them, measures, and
+//! says what was aimed at and what came of it.
+
+mod browser;
+mod gateway;
+mod goals;
+mod haproxy;
+mod nginx;
+mod parts;
+mod report;
+mod scene;
+mod stage;
+
+use std::num::NonZeroU32;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::Result;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::duration;
+use crate::report::Method;
+use crate::target::Mistakes;
+
+pub(crate) use report::Report;
+use report::Section;
+use scene::{Door, Scene};
+
+/// Compares the gateway with no proxy, HAProxy and nginx, each with one thread in front of the same browser.
+///
+/// Everything is started for it, on 127.0.0.1 at free ports, anew for each table, and is gone afterwards.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// What to measure, comma-separated; everything but long-hold without it.
+    #[arg(long, value_name = "PARTS", value_delimiter = ',')]
+    only: Vec<Part>,
+    /// With TLS, without it, or both one after the other.
+    #[arg(long, value_name = "DOORS", value_delimiter = ',', default_value = "plain,tls")]
+    doors: Vec<Door>,
+    /// What stands behind the proxies; without it Chromium or the stand-in, whichever tells more about the part.
+    #[arg(long)]
+    browser: Option<Behind>,
+    /// Other proxies to start.
+    #[arg(long, value_delimiter = ',', default_value = "haproxy,nginx")]
+    against: Vec<Rival>,
+    /// Sessions for each target of connect.
+    #[arg(long, value_name = "N", default_value = "200")]
+    count: NonZeroU32,
+    /// Commands for each target of roundtrip; clients has four times as many.
+    #[arg(long, value_name = "N", default_value = "20000")]
+    messages: NonZeroU32,
+    /// Messages of each size for each target of throughput.
+    #[arg(long, value_name = "N", default_value = "20")]
+    large: NonZeroU32,
+    /// Sessions for each target of hold.
+    #[arg(long, value_name = "N", default_value = "1000")]
+    sessions: NonZeroU32,
+    /// How long long-hold holds its 4,000 sessions.
+    #[arg(long, value_name = "TIME", default_value = "10m", value_parser = duration::parse)]
+    hold_for: Duration,
+    /// The gateway's ledger: sqlite:FILE or another store of its own; without it a file that is removed afterwards.
+    #[arg(long, value_name = "URL")]
+    store: Option<String>,
+    /// The gateway's program; without it the one beside this program.
+    #[arg(long, value_name = "FILE")]
+    gateway: Option<PathBuf>,
+    /// The browser's real program, no wrapper script.
+    #[arg(long, value_name = "FILE", default_value = "/usr/lib/chromium/chromium-headless-shell")]
+    chromium: PathBuf,
+    /// Print one JSON document instead of Markdown.
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Draw the percentiles of each table into a file of this directory.
+    #[arg(long, value_name = "DIRECTORY")]
+    plots: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Part {
+    /// TCP connect to first CDP reply.
+    Connect,
+    /// One command of 100 bytes and its reply.
+    Roundtrip,
+    /// 16 clients at once, commands of 1 KB.
+    Clients,
+    /// Replies and requests of 1, 5 and 50 MB.
+    Throughput,
+    /// Memory of an idle session.
+    Hold,
+    /// 4,000 sessions for ten minutes; only where it is asked for.
+    LongHold,
+}
+
+impl Part {
+    const DEFAULT: [Self; 5] = [Self::Connect, Self::Roundtrip, Self::Clients, Self::Throughput, Self::Hold];
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Behind {
+    /// A warm headless-shell.
+    Chromium,
+    /// The stand-in browser, which answers at once.
+    Fake,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Rival {
+    Haproxy,
+    Nginx,
+}
+
+/// Measures until done, or until SIGINT or SIGTERM; what was started ends either way, and what was measured is shown.
+pub(crate) async fn run(mut args: Args) -> Result<Report> {
+    let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    args.complete()?;
+    let mut report = Report::new(Method::of_this_machine()?, scene::versions(&args)?);
+    tokio::select! {
+        () = measure(&args, &mut report) => {}
+        _ = term.recv() => report.fail("stopped by SIGTERM"),
+        _ = int.recv() => report.fail("stopped by SIGINT"),
+    }
+    Ok(report)
+}
+
+/// A part that fails is no reason to lose the others.
+async fn measure(args: &Args, report: &mut Report) {
+    for &part in &args.only {
+        for &door in &args.doors {
+            match section(args, part, door).await {
+                Ok(section) => report.add(section),
+                Err(error) => report.fail(&format!("{}, {}: {error:#}", part.name(), door.name())),
+            }
+        }
+    }
+}
+
+async fn section(args: &Args, part: Part, door: Door) -> Result<Section> {
+    let scene = Scene::set(args, part, door).await?;
+    parts::measure(args, part, &scene).await.map_err(|error| scene.explain(&error))
+}
+
+impl Args {
+    /// Fills in what depends on where this program is, and reports all that is missing at once.
+    fn complete(&mut self) -> Result<()> {
+        if self.only.is_empty() {
+            self.only = Part::DEFAULT.to_vec();
+        }
+        let gateway = match self.gateway.take() {
+            Some(gateway) => gateway,
+            None => std::env::current_exe()?.with_file_name("ufbrowsers"),
+        };
+        let mut mistakes = Vec::new();
+        if !gateway.is_file() {
+            let build = "build it with `cargo build --release`, or give --gateway";
+            mistakes.push(format!("{} is not there: {build}", gateway.display()));
+        }
+        if self.only.iter().any(|part| self.behind(*part) == Behind::Chromium) && !self.chromium.is_file() {
+            let install = "apt-get install chromium-headless-shell, or give --chromium";
+            mistakes.push(format!("{} is not there: {install}", self.chromium.display()));
+        }
+        for rival in &self.against {
+            let program = rival.program();
+            if stage::version(program, "-v").is_err() {
+                mistakes
+                    .push(format!("{program} is not there: apt-get install {program}, or give --against"));
+            }
+        }
+        if let Some(plots) = &self.plots
+            && let Err(error) = std::fs::create_dir_all(plots)
+        {
+            mistakes.push(format!("--plots {}: {error}", plots.display()));
+        }
+        self.gateway = Some(gateway);
+        if mistakes.is_empty() { Ok(()) } else { Err(Mistakes::of(mistakes).into()) }
+    }
+
+    /// The real browser where a script's time is the question; the stand-in where it would hide the proxies.
+    fn behind(&self, part: Part) -> Behind {
+        self.browser.unwrap_or(match part {
+            Part::Connect | Part::Roundtrip => Behind::Chromium,
+            Part::Clients | Part::Throughput | Part::Hold | Part::LongHold => Behind::Fake,
+        })
+    }
+}
+
+impl Part {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Connect => "connect",
+            Self::Roundtrip => "roundtrip",
+            Self::Clients => "clients",
+            Self::Throughput => "throughput",
+            Self::Hold => "hold",
+            Self::LongHold => "long-hold",
+        }
+    }
+}
+
+impl Rival {
+    fn program(self) -> &'static str {
+        match self {
+            Self::Haproxy => "haproxy",
+            Self::Nginx => "nginx",
+        }
+    }
+}
