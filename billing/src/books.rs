@@ -12,7 +12,7 @@ use crate::money::Micros;
 use crate::plan::{Catalogue, Plan, Terms};
 use crate::request::NewSession;
 use crate::session::{End, Session, SessionCursor, State};
-use crate::store::{Committed, Durability, Store, StoreError, StoreUrl};
+use crate::store::{Committed, Deferred, Durability, Store, StoreError, StoreUrl};
 use crate::time::Timestamp;
 use crate::usage::{self, PeriodUsage, Span};
 
@@ -66,6 +66,17 @@ pub struct Held {
     pub plan_terms: Terms,
     /// The account's sessions that are held or open, this one among them.
     pub concurrent: u32,
+}
+
+/// A session whose price is set aside, as soon as [`Billing::confirm`] says so.
+#[derive(Clone, Debug)]
+pub struct Reserved {
+    /// The session.
+    pub session: Session,
+    /// The account's sessions that are held or open, this one among them.
+    pub concurrent: u32,
+    /// None: it is held already.
+    deferred: Option<Deferred>,
 }
 
 /// An account and its plan, as they are at one moment.
@@ -366,6 +377,75 @@ impl Billing {
         Err(failed)
     }
 
+    /// The same as [`Billing::hold`], but where nothing stands against the session its hold may be noted in a journal and
+    /// committed a moment later: by [`Billing::confirm`], or before any other command or look-up. That costs one short
+    /// write. What a process that is killed had noted is committed by [`Billing::settle_abandoned`].
+    ///
+    /// # Errors
+    /// Those of [`Billing::hold`].
+    pub async fn reserve(
+        &self,
+        who: &Principal,
+        new: NewSession,
+        gateway: &GatewayId,
+        now: Timestamp,
+    ) -> Result<Reserved, HoldError> {
+        // An id that was given by a customer may be one that exists.
+        if new.is_fresh
+            && let Some(reserved) = self.reserve_fresh(who, &new, gateway, now)
+        {
+            return Ok(reserved);
+        }
+        let held = self.hold(who, new, gateway, now).await?;
+        Ok(Reserved { session: held.session, concurrent: held.concurrent, deferred: None })
+    }
+
+    fn reserve_fresh(
+        &self,
+        who: &Principal,
+        new: &NewSession,
+        gateway: &GatewayId,
+        now: Timestamp,
+    ) -> Option<Reserved> {
+        let mut held = None;
+        let deferred = self.store().defer(&who.account, |account| {
+            let given = Context { plan: self.plan(account).ok()?, now };
+            let Ok(Answer::Change(change)) = ledger::hold(account, &who.key, new, gateway, None, given)
+            else {
+                return None;
+            };
+            held = change.session.session().cloned().zip(Some(change.account.open));
+            Some(Arc::from(change))
+        })?;
+        let (session, concurrent) = held?;
+        Some(Reserved { session, concurrent, deferred: Some(deferred) })
+    }
+
+    /// Makes sure that a reserved session is held. A repeat is free.
+    ///
+    /// # Errors
+    /// Those of [`Billing::hold`]: another process has changed the account since. Nothing is held then, and the session
+    /// must end.
+    pub async fn confirm(&self, reserved: &Reserved, now: Timestamp) -> Result<(), HoldError> {
+        let Some(deferred) = &reserved.deferred else { return Ok(()) };
+        if deferred.get().is_none() {
+            self.store().catch_up().await?;
+        }
+        match deferred.get() {
+            Some(Committed::Done) => return Ok(()),
+            Some(Committed::Conflict | Committed::Exists) => {}
+            None => return Err(StoreError::Busy.into()),
+        }
+        let Session { account, key, id, gateway, request, .. } = &reserved.session;
+        let who = Principal { account: account.clone(), key: key.clone() };
+        let again = NewSession::named(id.clone(), request.clone());
+        match self.hold(&who, again, gateway, now).await {
+            // A repeat of this call has held it.
+            Ok(_) | Err(HoldError::Exists(_)) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Publishes that a session was refused, which a customer who asks again and again cannot do too often. Whether
     /// it is time to is seen in the cache first, since most who are refused ask again.
     async fn tell_refused(
@@ -510,6 +590,7 @@ impl Billing {
     /// # Errors
     /// The store's. What was settled before stays settled, and a repeat goes on from there.
     pub async fn settle_abandoned(&self, me: &GatewayId, now: Timestamp) -> Result<Vec<Session>, Error> {
+        self.recover().await?;
         let mut settled = Vec::new();
         for session in self.open_sessions().await? {
             if session.gateway == *me {
@@ -522,6 +603,26 @@ impl Billing {
             settled.push(expired.await?);
         }
         Ok(settled)
+    }
+
+    /// Commits the holds that an earlier process had decided and not committed.
+    async fn recover(&self) -> Result<(), StoreError> {
+        for held in self.store().recover()? {
+            if self.session(&held.account, &held.id).await?.is_some() {
+                continue;
+            }
+            let Session { account, key, id, gateway, held_at, request, .. } = held;
+            let who = Principal { account, key };
+            match self.hold(&who, NewSession::named(id.clone(), request), &gateway, held_at).await {
+                Ok(_) | Err(HoldError::Exists(_) | HoldError::ExistsDifferent(_)) => {}
+                Err(HoldError::Refused(refusal)) => {
+                    tracing::warn!(session = %id, account = %who.account, %refusal, "a session that began before a kill is not in the ledger");
+                }
+                Err(HoldError::Store(error)) => return Err(error),
+            }
+        }
+        self.store().recovered();
+        Ok(())
     }
 
     /// One session of an account, or `None`.

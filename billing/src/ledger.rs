@@ -153,6 +153,18 @@ pub(crate) enum SessionChange {
     Update(Session),
 }
 
+impl SessionChange {
+    /// The session as it will be.
+    pub(crate) fn session(&self) -> Option<&Session> {
+        match self {
+            SessionChange::New(session) | SessionChange::Again(session) | SessionChange::Update(session) => {
+                Some(session)
+            }
+            SessionChange::None => None,
+        }
+    }
+}
+
 /// What a command comes to, where it is not refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Answer {

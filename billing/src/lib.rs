@@ -29,7 +29,7 @@ mod books;
 
 pub use account::{Account, AccountType, EMAIL_MAX};
 pub use audit::{Actor, Digest, Entry, EntryKind, Fault, Verified};
-pub use books::{Billing, Error, ExtendError, Held, HoldError, Limits, NewCustomer, Standing};
+pub use books::{Billing, Error, ExtendError, Held, HoldError, Limits, NewCustomer, Reserved, Standing};
 pub use event::{Cursor, Event, EventKind};
 pub use id::{AccountId, CommandId, GatewayId, ID_MAX, InvalidId, KeyId, SessionId, TrackingId};
 pub use key::{Key, LABEL_MAX, Principal, Secret, SigningKey};

@@ -17,11 +17,25 @@ pub struct NewSession {
     pub id: SessionId,
     /// What is asked for.
     pub request: SessionRequest,
+    /// Whether the id was made here, so that no session has it.
+    pub(crate) is_fresh: bool,
+}
+
+impl NewSession {
+    /// One with a new id.
+    pub fn fresh(request: SessionRequest) -> Self {
+        NewSession { id: SessionId::random(), request, is_fresh: true }
+    }
+
+    /// One with the customer's own id, which may be that of a session that exists.
+    pub fn named(id: SessionId, request: SessionRequest) -> Self {
+        NewSession { id, request, is_fresh: false }
+    }
 }
 
 impl From<SessionId> for NewSession {
     fn from(id: SessionId) -> Self {
-        NewSession { id, request: SessionRequest::default() }
+        NewSession::named(id, SessionRequest::default())
     }
 }
 

@@ -21,7 +21,7 @@ use crate::usage::{Bucket, Usage};
 
 mod embedded;
 
-pub(crate) use embedded::Embedded;
+pub(crate) use embedded::{Deferred, Embedded};
 
 /// The most sessions or entries in one answer.
 pub const LIST_MAX: u32 = 1_000;
@@ -139,6 +139,39 @@ impl Store {
     pub(crate) async fn commit(&self, expected: u64, change: &Change) -> Result<Committed, StoreError> {
         match self {
             Store::Embedded(store) => store.commit(expected, change).await,
+        }
+    }
+
+    /// Decides on an account as it is known, and puts the commit off until the next command of any kind, where the store
+    /// can tell that nobody else changes the account meanwhile. `None`: ask in the ordinary way.
+    pub(crate) fn defer(
+        &self,
+        id: &AccountId,
+        decide: impl FnOnce(&Account) -> Option<Arc<Change>>,
+    ) -> Option<Deferred> {
+        match self {
+            Store::Embedded(store) => store.defer(id, decide),
+        }
+    }
+
+    /// Sessions that an earlier process may have held without a commit.
+    pub(crate) fn recover(&self) -> Result<Vec<Session>, StoreError> {
+        match self {
+            Store::Embedded(store) => store.recover(),
+        }
+    }
+
+    /// Those are committed.
+    pub(crate) fn recovered(&self) {
+        match self {
+            Store::Embedded(store) => store.recovered(),
+        }
+    }
+
+    /// Commits what was put off.
+    pub(crate) async fn catch_up(&self) -> Result<(), StoreError> {
+        match self {
+            Store::Embedded(store) => store.catch_up().await,
         }
     }
 

@@ -2,11 +2,13 @@
 
 use std::sync::Arc;
 
-use billing::Session;
+use billing::Reserved;
 use pool::{Lease, Share, Unavailable};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use crate::hold::{NotHeld, confirm};
+use crate::host::Site;
 use crate::refusal::Refusal;
 use crate::serve::Gateway;
 use crate::settle;
@@ -17,32 +19,33 @@ const SMALL_SHARE: u32 = 2;
 
 /// Gets a browser for what is held. A hold that gets none is voided here, before the refusal is answered.
 ///
-/// `concurrent` is how many sessions its account has, this one among them.
+/// What has to wait is confirmed first: others are to see that its price is set aside.
 ///
 /// Dropping the future (the client hung up) while no browser is there gives the place in the queue up and voids the hold.
 ///
 /// # Errors
 ///
-/// [`Refusal::NoBrowser`].
+/// [`Refusal::NoBrowser`], or what [`confirm`] has.
 pub async fn claim(
     gateway: &Arc<Gateway>,
-    held: Session,
-    concurrent: u32,
-) -> Result<(Lease, Session), Refusal> {
-    let share = if concurrent <= SMALL_SHARE { Share::Small } else { Share::Large };
-    match gateway.pool.try_claim(share) {
-        Some(lease) => Ok((lease, held)),
-        None => wait(Arc::clone(gateway), held, share).await,
+    reserved: Reserved,
+    site: &Site<'_>,
+) -> Result<(Lease, Reserved), NotHeld> {
+    let share = if reserved.concurrent <= SMALL_SHARE { Share::Small } else { Share::Large };
+    if let Some(lease) = gateway.pool.try_claim(share) {
+        return Ok((lease, reserved));
     }
+    confirm(gateway, &reserved, site).await?;
+    Ok(wait(Arc::clone(gateway), reserved, share).await?)
 }
 
 /// The waiting is a task of its own, so that the hold is voided whether or not the client stays to hear of it.
-async fn wait(gateway: Arc<Gateway>, held: Session, share: Share) -> Result<(Lease, Session), Refusal> {
+async fn wait(gateway: Arc<Gateway>, held: Reserved, share: Share) -> Result<(Lease, Reserved), Refusal> {
     let (mut reply, answer) = oneshot::channel();
     tokio::spawn(async move {
         let deadline = Instant::now() + gateway.start_timeout;
         let claimed = tokio::select! {
-            claimed = gateway.pool.claim(held.account.as_str(), share, deadline) => claimed.map_err(refusal),
+            claimed = gateway.pool.claim(held.session.account.as_str(), share, deadline) => claimed.map_err(refusal),
             () = reply.closed() => return settle::void(&gateway, &held, "client left the queue").await,
         };
         match claimed {

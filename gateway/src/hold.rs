@@ -1,10 +1,11 @@
 //! [`Principal`] → hold on the ledger: may this account start a session, and its price is set aside, in one step.
 
-use billing::{Held, HoldError, NewSession, Principal, Refusal as Denied, Session};
+use billing::{HoldError, NewSession, Principal, Refusal as Denied, Reserved, Session};
 
 use crate::host::Site;
-use crate::refusal::Refusal;
+use crate::refusal::{Close, Refusal};
 use crate::serve::Gateway;
+use crate::sessions::Live;
 
 /// Why nothing was set aside. Nothing was charged either.
 #[derive(Debug)]
@@ -22,7 +23,8 @@ impl From<Refusal> for NotHeld {
     }
 }
 
-/// Sets the price of a session aside. From here on every way out passes through [`settle`](crate::settle).
+/// Sets the price of a session aside. Its client gets nothing before [`confirm`] has said that it is so. From here on every
+/// way out passes through [`settle`](crate::settle).
 ///
 /// # Errors
 ///
@@ -32,16 +34,57 @@ pub async fn hold(
     who: &Principal,
     new: NewSession,
     site: &Site<'_>,
-) -> Result<Held, NotHeld> {
-    let now = gateway.clock.now();
-    match gateway.billing.hold(who, new, &gateway.id, now).await {
-        Ok(held) => Ok(held),
-        Err(HoldError::Refused(denied)) => Err(refusal(denied, site).into()),
-        Err(HoldError::Exists(session)) => Err(NotHeld::Exists(session)),
-        Err(HoldError::ExistsDifferent(session)) => Err(NotHeld::ExistsDifferent(session)),
-        Err(HoldError::Store(error)) => {
+) -> Result<Reserved, NotHeld> {
+    let reserved = gateway.billing.reserve(who, new, &gateway.id, gateway.clock.now()).await;
+    reserved.map_err(|error| not_held(error, site))
+}
+
+/// Makes sure that it is set aside. A repeat is free.
+///
+/// # Errors
+///
+/// Another process has changed the account since, so that it may not start one after all; nothing is held then.
+pub async fn confirm(gateway: &Gateway, reserved: &Reserved, site: &Site<'_>) -> Result<(), NotHeld> {
+    let confirmed = gateway.billing.confirm(reserved, gateway.clock.now()).await;
+    confirmed.map_err(|error| not_held(error, site))
+}
+
+/// The same after the 101, for whoever has to end the session then.
+///
+/// # Errors
+///
+/// How its client is told.
+pub async fn confirm_begun(gateway: &Gateway, live: &Live) -> Result<(), Close> {
+    match &live.reserved {
+        Some(reserved) => confirm_late(gateway, reserved).await,
+        None => Ok(()),
+    }
+}
+
+/// The same for one that is not among the live ones yet.
+///
+/// # Errors
+///
+/// The same.
+pub async fn confirm_late(gateway: &Gateway, reserved: &Reserved) -> Result<(), Close> {
+    gateway.billing.confirm(reserved, gateway.clock.now()).await.map_err(|error| match error {
+        HoldError::Refused(Denied::Money { .. } | Denied::OverageCap { .. }) => Close::BalanceUsedUp,
+        HoldError::Refused(Denied::KeyRevoked | Denied::Suspended) => Close::NotAllowed,
+        HoldError::Refused(Denied::Concurrency { .. })
+        | HoldError::Exists(_)
+        | HoldError::ExistsDifferent(_)
+        | HoldError::Store(_) => Close::TryAgain,
+    })
+}
+
+fn not_held(error: HoldError, site: &Site<'_>) -> NotHeld {
+    match error {
+        HoldError::Refused(denied) => refusal(denied, site).into(),
+        HoldError::Exists(session) => NotHeld::Exists(session),
+        HoldError::ExistsDifferent(session) => NotHeld::ExistsDifferent(session),
+        HoldError::Store(error) => {
             tracing::warn!(%error, "a session could not be held");
-            Err(Refusal::LedgerAway.into())
+            Refusal::LedgerAway.into()
         }
     }
 }

@@ -336,6 +336,8 @@ pub enum Close {
     /// Something of ours failed that may work again.
     TryAgain,
     BalanceUsedUp,
+    /// The account may not have sessions any more.
+    NotAllowed,
     /// It has lasted as long as a session may.
     TimeLimit,
     /// Nothing was said for too long.
@@ -356,6 +358,7 @@ impl Close {
             Self::Done | Self::PageClosed => 1000,
             Self::Draining => 1001,
             Self::Protocol => 1002,
+            Self::NotAllowed => 1008,
             Self::TooBig => 1009,
             Self::Lost => 1011,
             Self::TryAgain => 1013,
@@ -376,6 +379,7 @@ impl Close {
             Self::Lost => "the browser was lost; the session is refunded within the daily limit",
             Self::TryAgain => "the next minute could not be set aside; connect again",
             Self::BalanceUsedUp => "the balance does not cover the next minute",
+            Self::NotAllowed => "the account is suspended, or the key was revoked",
             Self::TimeLimit => "the session has lasted as long as it may",
             Self::Idle => "nothing was sent for too long",
             Self::PageClosed => "the page was closed",
@@ -395,6 +399,7 @@ impl Close {
             Self::Lost => "browser lost",
             Self::TryAgain => "ledger away",
             Self::BalanceUsedUp => "balance used up",
+            Self::NotAllowed => "not allowed",
             Self::TimeLimit => "time limit",
             Self::Idle => "idle",
             Self::PageClosed => "page closed",
@@ -429,6 +434,7 @@ mod tests {
             Close::Lost,
             Close::TryAgain,
             Close::BalanceUsedUp,
+            Close::NotAllowed,
             Close::TimeLimit,
             Close::Idle,
             Close::PageClosed,

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use billing::{NewSession, Principal, Session, SessionId};
+use billing::{NewSession, Principal, Reserved, SessionRequest};
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::Full;
@@ -17,7 +17,7 @@ use tracing::{debug, info, warn};
 use crate::api;
 use crate::authenticate::authenticate;
 use crate::claim::claim;
-use crate::hold::{NotHeld, hold};
+use crate::hold::{NotHeld, confirm, confirm_begun, hold};
 use crate::host::Site;
 use crate::query::Query;
 use crate::refusal::{Close, Refusal};
@@ -36,7 +36,7 @@ const HEAD_START: Duration = Duration::from_millis(5);
 /// A session whose price is set aside and whose browser is claimed. It has no socket, and its minutes do not count yet.
 #[derive(Debug)]
 pub struct Started {
-    held: Session,
+    held: Reserved,
     estate: Estate,
 }
 
@@ -88,7 +88,7 @@ async fn try_admit(
     }
     let query = Query::parse(request.uri().query())?;
     let who = authenticate(&gateway.billing, request.headers(), &query).await?;
-    let new = SessionId::random().into();
+    let new = NewSession::fresh(SessionRequest::default());
     let started = start(gateway, &who, new, &Site::new(gateway, door, request.headers())).await;
     let started = started.map_err(|not_held| match not_held {
         NotHeld::Refused(refusal) => refusal,
@@ -113,7 +113,7 @@ pub async fn start(
 ) -> Result<Started, NotHeld> {
     let place = gateway.places.enter()?;
     let held = hold(gateway, who, new, site).await?;
-    let (lease, held) = claim(gateway, held.session, held.concurrent).await?;
+    let (lease, held) = claim(gateway, held, site).await?;
     Ok(Started { held, estate: Estate { lease, place } })
 }
 
@@ -129,7 +129,12 @@ pub async fn start_detached(
     new: NewSession,
     site: &Site<'_>,
 ) -> Result<Arc<Live>, NotHeld> {
-    let live = begin(gateway, start(gateway, who, new, site).await?);
+    let started = start(gateway, who, new, site).await?;
+    if let Err(not_held) = confirm(gateway, &started.held, site).await {
+        started.estate.lease.release();
+        return Err(not_held);
+    }
+    let live = begin(gateway, started);
     let keeper = gateway.sessions.begin_detached(Arc::clone(&live));
     tokio::spawn(follow_up(Arc::clone(gateway), Arc::clone(&live)));
     tokio::spawn(keep(Arc::clone(gateway), keeper));
@@ -141,7 +146,7 @@ pub async fn run<C: Client>(gateway: &Arc<Gateway>, mut admitted: Admitted, clie
     let browser = match admitted.started.estate.lease.take_socket().map(TcpStream::from_std) {
         Some(Ok(browser)) => browser,
         Some(Err(_)) | None => {
-            warn!(session = %admitted.started.held.id, "the browser's socket cannot be used");
+            warn!(session = %admitted.started.held.session.id, "the browser's socket cannot be used");
             return give_up(gateway, admitted).await;
         }
     };
@@ -153,7 +158,7 @@ pub async fn run<C: Client>(gateway: &Arc<Gateway>, mut admitted: Admitted, clie
 
 fn begin(gateway: &Gateway, started: Started) -> Arc<Live> {
     let Started { held, estate } = started;
-    let max_duration = held.request.timeout.unwrap_or(Duration::MAX).min(gateway.limits.max_duration);
+    let max_duration = held.session.request.timeout.unwrap_or(Duration::MAX).min(gateway.limits.max_duration);
     Arc::new(Live::new(held, max_duration, gateway.clock.now(), estate))
 }
 
@@ -207,7 +212,9 @@ async fn finish(
     };
     let Estate { lease, place } = last.take_estate()?;
     lease.release();
-    settle(gateway, last.live(), lasted, outcome).await;
+    if confirm_begun(gateway, last.live()).await.is_ok() {
+        settle(gateway, last.live(), lasted, outcome).await;
+    }
     Some(place)
 }
 
@@ -219,6 +226,9 @@ async fn follow_up(gateway: Arc<Gateway>, live: Arc<Live>) {
     if !gateway.sessions.contains(&live.account, &live.id) {
         // Over already, and its beginning noted with its end.
         return;
+    }
+    if let Err(close) = confirm_begun(&gateway, &live).await {
+        return live.end(close);
     }
     gateway.meter.begin(&live);
     info!(session = %live.id, account = %live.account, "a session began");

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use billing::{AccountId, Session, SessionId, Terms, Timestamp};
+use billing::{AccountId, Reserved, Session, SessionId, Terms, Timestamp};
 use dashmap::DashMap;
 use futures_util::task::AtomicWaker;
 use pool::{Lease, Upstream};
@@ -33,6 +33,8 @@ pub struct Live {
     pub account: AccountId,
     pub id: SessionId,
     pub terms: Terms,
+    /// Its hold, which may have to be confirmed still.
+    pub reserved: Option<Reserved>,
     /// When its 101 was sent, or when it was created without a socket: minutes count from here, by a clock that nobody sets.
     pub begun: Instant,
     /// The same moment for the record.
@@ -99,8 +101,10 @@ pub enum NotAttached {
 impl Live {
     /// One that begins now.
     #[must_use]
-    pub fn new(held: Session, max_duration: Duration, begun_at: Timestamp, estate: Estate) -> Self {
-        Self::of(held.account, held.id, held.terms, max_duration, begun_at, Some(estate))
+    pub fn new(held: Reserved, max_duration: Duration, begun_at: Timestamp, estate: Estate) -> Self {
+        let Session { account, id, terms, .. } = &held.session;
+        let of = Self::of(account.clone(), id.clone(), *terms, max_duration, begun_at, Some(estate));
+        Self { reserved: Some(held), ..of }
     }
 
     /// One that has no browser.
@@ -121,6 +125,7 @@ impl Live {
             account,
             id,
             terms,
+            reserved: None,
             begun: Instant::now(),
             begun_at,
             max_duration,

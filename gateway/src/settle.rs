@@ -3,12 +3,13 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use billing::{End, Error, Outcome, Session};
+use billing::{End, Error, Outcome, Reserved, Session};
 use pool::{Upstream, Verdict};
 use tokio::time::sleep;
 use tracing::{error, info};
 
 use crate::frame::Violation;
+use crate::hold::confirm_late;
 use crate::refusal::Close;
 use crate::serve::Gateway;
 use crate::sessions::Live;
@@ -149,7 +150,12 @@ async fn post(gateway: &Gateway, live: &Live, end: End) -> Result<Session, Error
 }
 
 /// Gives back what a session took that never began.
-pub async fn void(gateway: &Gateway, held: &Session, cause: &'static str) {
+pub async fn void(gateway: &Gateway, reserved: &Reserved, cause: &'static str) {
+    let held = &reserved.session;
+    if confirm_late(gateway, reserved).await.is_err() {
+        // Nothing was taken, or the ledger is away and whatever it has is repaired.
+        return;
+    }
     let voided = persist(|| gateway.billing.void(held, cause, gateway.clock.now())).await;
     match voided {
         Ok(_) => info!(session = %held.id, account = %held.account, cause, "a session was voided"),

@@ -12,6 +12,7 @@ use crate::audit::EntryKind;
 use crate::request::SessionRequest;
 use crate::session::{Outcome, State};
 
+mod deferred;
 mod history;
 
 const MINUTE: u64 = 60_000;
@@ -62,7 +63,10 @@ impl Bench {
     /// The files as a kill at this moment leaves them, opened anew.
     fn killed(&self) -> (TempDir, Billing) {
         let folder = tempfile::tempdir().unwrap();
-        for name in ["ledger.db", "ledger.db-wal"] {
+        for name in ["ledger.db", "ledger.db-wal", "ledger.db-holds"] {
+            if !self.folder.path().join(name).exists() {
+                continue;
+            }
             fs::copy(self.folder.path().join(name), folder.path().join(name)).unwrap();
         }
         let billing = open(folder.path().join("ledger.db"));
@@ -145,7 +149,7 @@ async fn a_repeat_that_asks_for_something_else_is_told_apart() {
     let gateway = gateway("gw");
     let asking = |timeout| {
         let request = SessionRequest { timeout, ..SessionRequest::default() };
-        let new = NewSession { id: session("s"), request };
+        let new = NewSession::named(session("s"), request);
         bench.billing.hold(&who, new, &gateway, START)
     };
     let minute = Some(Duration::from_secs(60));

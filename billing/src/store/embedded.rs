@@ -21,7 +21,8 @@ use std::fs::{self, File};
 use std::hash::Hash;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use dashmap::DashMap;
@@ -43,8 +44,12 @@ use crate::session::{Session, SessionCursor};
 use crate::time::Timestamp;
 use crate::usage::{Bucket, HOURS_KEPT, Usage, Used};
 use flush::{Disk, Flusher};
+use journal::Journal;
+use others::Others;
 
 mod flush;
+mod journal;
+mod others;
 #[cfg(test)]
 mod tests;
 
@@ -161,6 +166,9 @@ const BUSY_TRIES: u32 = 50;
 const BUSY_PAUSE: Duration = Duration::from_millis(1);
 const BUSY_PAUSE_MAX: Duration = Duration::from_millis(32);
 
+/// Commits that are put off at a time. Each is caught up with in milliseconds, unless the database fails.
+const DEFERRED: usize = 256;
+
 /// Accounts and keys that are remembered. Beyond it all are forgotten and those in use come back, which keeps
 /// the hot path free of any bookkeeping.
 const ACCOUNTS_CACHED: usize = 10_000;
@@ -168,16 +176,39 @@ const KEYS_CACHED: usize = 100_000;
 
 #[derive(Debug)]
 pub(crate) struct Embedded {
+    path: PathBuf,
     /// First, so that its thread ends and closes its connection before the others do.
     flusher: Flusher,
     /// Every commit and every look-up of one row. Held for microseconds, never across an await.
-    hot: Mutex<Connection>,
+    hot: Mutex<Hot>,
+    /// Whether there is anything in [`Hot::deferred`], to be seen without the lock.
+    has_deferred: AtomicBool,
     /// Lists and replays, which take longer, on threads of their own.
     reader: Arc<Mutex<Connection>>,
     /// Accounts as last seen. Written only under `hot`, so that an older one never replaces a newer one.
     accounts: DashMap<AccountId, Arc<Account>>,
     keys: DashMap<Digest, Principal>,
 }
+
+#[derive(Debug)]
+struct Hot {
+    connection: Connection,
+    others: Others,
+    /// None in a process that puts nothing off.
+    journal: Option<Journal>,
+    /// Changes that were decided and are not committed yet, in order. The cache holds their accounts as they will be.
+    deferred: Vec<Waiting>,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    expected: u64,
+    change: Arc<Change>,
+    outcome: Deferred,
+}
+
+/// What became of a change whose commit was put off; nothing yet.
+pub(crate) type Deferred = Arc<OnceLock<Committed>>;
 
 impl Embedded {
     /// Opens the database, and makes it where there is none.
@@ -191,11 +222,14 @@ impl Embedded {
         hot.busy_timeout(Duration::ZERO)?;
         hot.pragma_update(None, "cache_size", PAGE_CACHE_KIB)?;
         checkpointer.busy_timeout(TRUNCATE_PATIENCE)?;
+        let others = Others::watch(path).map_err(StoreError::File)?;
         let wal = File::open(wal_path(path)).map_err(StoreError::File)?;
         let flusher = Flusher::start(WalDisk { wal, checkpointer }).map_err(StoreError::File)?;
         Ok(Embedded {
+            path: path.to_owned(),
             flusher,
-            hot: Mutex::new(hot),
+            hot: Mutex::new(Hot { connection: hot, others, journal: None, deferred: Vec::new() }),
+            has_deferred: AtomicBool::new(false),
             reader: Arc::new(Mutex::new(reader)),
             accounts: DashMap::new(),
             keys: DashMap::new(),
@@ -203,6 +237,7 @@ impl Embedded {
     }
 
     pub(super) async fn load(&self, id: &AccountId) -> Result<Option<Arc<Account>>, StoreError> {
+        self.catch_up().await?;
         let cached = self.accounts.get(id).map(|account| Arc::clone(&account));
         match cached {
             Some(account) => Ok(Some(account)),
@@ -211,7 +246,7 @@ impl Embedded {
     }
 
     pub(super) async fn reload(&self, id: &AccountId) -> Result<Option<Arc<Account>>, StoreError> {
-        patiently(|| self.refresh(&lock(&self.hot), id)).await
+        self.look(|hot| self.refresh(hot, id)).await
     }
 
     /// Commits on the caller's thread. Nothing is awaited unless another process is writing.
@@ -221,20 +256,18 @@ impl Embedded {
     }
 
     fn try_commit(&self, expected: u64, change: &Change, rows: &Rows) -> Result<Committed, StoreError> {
-        if let Some(kind) = self.flusher.failure() {
-            return Err(StoreError::Unconfirmed(kind));
-        }
         let id = &change.account.id;
         let mut hot = lock(&self.hot);
+        self.commit_deferred(&mut hot)?;
         if self.accounts.get(id).is_some_and(|cached| cached.version != expected) {
             return Ok(Committed::Conflict);
         }
-        let transaction = hot.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let transaction = self.transaction(&mut hot)?;
         let written = write(&transaction, expected, change, rows)?;
         match written {
             Committed::Done => {
                 transaction.commit()?;
-                self.flusher.committed();
+                self.committed(&mut hot);
                 remember(&self.accounts, ACCOUNTS_CACHED, id.clone(), Arc::new(change.account.clone()));
             }
             Committed::Conflict => {
@@ -243,6 +276,139 @@ impl Embedded {
             Committed::Exists => {}
         }
         Ok(written)
+    }
+
+    /// Sessions that an earlier process held and may not have committed. From here on this process may put commits off; it
+    /// is the only one that does.
+    pub(super) fn recover(&self) -> Result<Vec<Session>, StoreError> {
+        let mut hot = lock(&self.hot);
+        let mut journal = Journal::open(&self.path).map_err(StoreError::File)?;
+        let held = journal.read().map_err(StoreError::File)?;
+        hot.journal = Some(journal);
+        Ok(held)
+    }
+
+    /// What [`Embedded::recover`] told of is committed.
+    pub(super) fn recovered(&self) {
+        if let Some(journal) = &mut lock(&self.hot).journal {
+            journal.clear();
+        }
+    }
+
+    /// Decides on an account as it is in the cache, notes the session in the journal, and puts the commit off until the next
+    /// command or look-up of any kind, before which it always comes. So this process never sees an account without it,
+    /// others see it a moment later, and one that starts after this one was killed commits it.
+    ///
+    /// `None`: the account may have changed, or the decision was no. Nothing was put off, and the caller has to ask in the
+    /// ordinary way.
+    pub(super) fn defer(
+        &self,
+        id: &AccountId,
+        decide: impl FnOnce(&Account) -> Option<Arc<Change>>,
+    ) -> Option<Deferred> {
+        let mut hot = lock(&self.hot);
+        let is_full = hot.deferred.len() >= DEFERRED;
+        if is_full || self.flusher.failure().is_some() || !hot.others.are_quiet() {
+            return None;
+        }
+        let mut account = self.accounts.get_mut(id)?;
+        let change = decide(&account)?;
+        let Hot { journal: Some(journal), deferred, .. } = &mut *hot else { return None };
+        // Where that fails, so may the commit, which then says why.
+        journal.append(change.session.session()?).ok()?;
+        let expected = account.version;
+        *account = Arc::new(change.account.clone());
+        let outcome = Deferred::default();
+        deferred.push(Waiting { expected, change, outcome: Arc::clone(&outcome) });
+        self.has_deferred.store(true, Ordering::Release);
+        Some(outcome)
+    }
+
+    /// Commits what was put off. From here on each of their outcomes is there, but for one that an error came of: the next
+    /// call tries again.
+    pub(super) async fn catch_up(&self) -> Result<(), StoreError> {
+        if !self.has_deferred.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        patiently(|| self.commit_deferred(&mut lock(&self.hot))).await
+    }
+
+    /// All of them in one transaction. Where another process had changed an account, none of that account's is written:
+    /// each was decided on the one before.
+    fn commit_deferred(&self, hot: &mut Hot) -> Result<(), StoreError> {
+        if hot.deferred.is_empty() {
+            return Ok(());
+        }
+        let waiting = std::mem::take(&mut hot.deferred);
+        let written = self.write_deferred(hot, &waiting);
+        match written {
+            Ok(outcomes) => {
+                self.has_deferred.store(false, Ordering::Release);
+                if let Some(journal) = &mut hot.journal {
+                    journal.all_committed();
+                }
+                for (waiting, outcome) in waiting.iter().zip(outcomes) {
+                    let _ = waiting.outcome.set(outcome);
+                }
+                Ok(())
+            }
+            Err(error) => {
+                hot.deferred = waiting;
+                Err(error)
+            }
+        }
+    }
+
+    fn write_deferred(&self, hot: &mut Hot, waiting: &[Waiting]) -> Result<Vec<Committed>, StoreError> {
+        let transaction = self.transaction(hot)?;
+        let mut moved_on: Vec<&AccountId> = Vec::new();
+        let mut outcomes = Vec::with_capacity(waiting.len());
+        for Waiting { expected, change, .. } in waiting {
+            let id = &change.account.id;
+            if moved_on.contains(&id) {
+                outcomes.push(Committed::Conflict);
+                continue;
+            }
+            let written = write(&transaction, *expected, change, &Rows::of(change)?)?;
+            if written != Committed::Done {
+                moved_on.push(id);
+            }
+            outcomes.push(written);
+        }
+        transaction.commit()?;
+        for id in moved_on {
+            self.accounts.remove(id);
+        }
+        self.committed(hot);
+        Ok(outcomes)
+    }
+
+    /// Begins to write. What other processes have written until now is noticed here: nobody else writes until the end.
+    fn transaction<'a>(&self, hot: &'a mut Hot) -> Result<Transaction<'a>, StoreError> {
+        if let Some(kind) = self.flusher.failure() {
+            return Err(StoreError::Unconfirmed(kind));
+        }
+        let Hot { connection, others, .. } = hot;
+        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        if !others.begin() {
+            self.accounts.clear();
+        }
+        Ok(transaction)
+    }
+
+    fn committed(&self, hot: &mut Hot) {
+        self.flusher.committed();
+        hot.others.committed();
+    }
+
+    /// Looks at the state that everything which was decided has led to.
+    async fn look<T>(&self, look: impl Fn(&Connection) -> Result<T, StoreError>) -> Result<T, StoreError> {
+        patiently(|| {
+            let mut hot = lock(&self.hot);
+            self.commit_deferred(&mut hot)?;
+            look(&hot.connection)
+        })
+        .await
     }
 
     /// Reads an account into the cache, on a connection that is locked.
@@ -255,6 +421,7 @@ impl Embedded {
     }
 
     pub(super) async fn synced(&self) -> Result<(), StoreError> {
+        self.catch_up().await?;
         self.flusher.synced().await.map_err(StoreError::Unconfirmed)
     }
 
@@ -265,7 +432,7 @@ impl Embedded {
                 let account = self.load(&principal.account).await?;
                 (principal, account)
             }
-            None => match patiently(|| select_principal(&lock(&self.hot), hash)).await? {
+            None => match self.look(|hot| select_principal(hot, hash)).await? {
                 // Another process may have made the key since the account was cached.
                 Some(principal) => {
                     let account = self.reload(&principal.account).await?;
@@ -287,7 +454,7 @@ impl Embedded {
         id: &SessionId,
     ) -> Result<Option<Session>, StoreError> {
         let keys = [account.as_str(), id.as_str()];
-        patiently(|| select_body(&lock(&self.hot), SELECT_SESSION, keys)).await
+        self.look(|hot| select_body(hot, SELECT_SESSION, keys)).await
     }
 
     pub(super) async fn command(
@@ -296,7 +463,7 @@ impl Embedded {
         id: &CommandId,
     ) -> Result<Option<Entry>, StoreError> {
         let keys = [account.as_str(), id.as_str()];
-        patiently(|| select_body(&lock(&self.hot), SELECT_COMMAND, keys)).await
+        self.look(|hot| select_body(hot, SELECT_COMMAND, keys)).await
     }
 
     pub(super) async fn accounts(&self) -> Result<Vec<Account>, StoreError> {
@@ -406,17 +573,20 @@ impl Embedded {
 
     pub(super) async fn heartbeat(&self, gateway: &GatewayId, now: Timestamp) -> Result<(), StoreError> {
         patiently(|| {
-            let hot = lock(&self.hot);
-            hot.prepare_cached(UPSERT_GATEWAY)?
-                .execute(params![gateway.as_str(), column(now.as_millis())])?;
+            let mut hot = lock(&self.hot);
+            self.commit_deferred(&mut hot)?;
+            let transaction = self.transaction(&mut hot)?;
+            let columns = params![gateway.as_str(), column(now.as_millis())];
+            transaction.prepare_cached(UPSERT_GATEWAY)?.execute(columns)?;
+            transaction.commit()?;
+            hot.others.committed();
             Ok(())
         })
         .await
     }
 
     pub(super) async fn last_seen(&self, gateway: &GatewayId) -> Result<Option<Timestamp>, StoreError> {
-        patiently(|| {
-            let hot = lock(&self.hot);
+        self.look(|hot| {
             let mut statement = hot.prepare_cached(SELECT_GATEWAY)?;
             let seen: Option<i64> = statement.query_row([gateway.as_str()], |row| row.get(0)).optional()?;
             Ok(seen.map(|millis| Timestamp::from_millis(millis.cast_unsigned())))
@@ -425,8 +595,7 @@ impl Embedded {
     }
 
     pub(super) async fn secret(&self, name: &str, offered: [u8; 32]) -> Result<[u8; 32], StoreError> {
-        patiently(|| {
-            let hot = lock(&self.hot);
+        self.look(|hot| {
             hot.prepare_cached(OFFER_SECRET)?.execute(params![name, offered])?;
             Ok(hot.prepare_cached(SELECT_SECRET)?.query_row([name], |row| row.get(0))?)
         })
@@ -443,6 +612,7 @@ impl Embedded {
         &self,
         read: impl FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
+        self.catch_up().await?;
         let reader = Arc::clone(&self.reader);
         let reading = tokio::task::spawn_blocking(move || read(&lock(&reader)));
         reading.await.map_err(|panic| StoreError::Database(Box::new(panic)))?
@@ -481,8 +651,8 @@ fn wal_path(database: &Path) -> PathBuf {
 }
 
 /// A panic while the lock was held has rolled its transaction back, so the connection is fit for use.
-fn lock(connection: &Mutex<Connection>) -> MutexGuard<'_, Connection> {
-    connection.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock<T>(guarded: &Mutex<T>) -> MutexGuard<'_, T> {
+    guarded.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Tries until the database is free, pausing in between without blocking the thread.

@@ -421,12 +421,18 @@ impl Real {
                     tracking_id: wish.then(|| "nightly".parse().unwrap()),
                     ..SessionRequest::default()
                 };
-                let new = NewSession { id: id(hold), request };
-                let result = billing.hold(&self.who, new, &gateway("gw"), now).await;
-                if let Ok(first) = &result {
-                    self.held.entry(hold).or_insert_with(|| first.session.clone());
+                let new = NewSession::named(id(hold), request);
+                let gateway = gateway("gw");
+                if self.held.contains_key(&hold) {
+                    return held(billing.hold(&self.who, new, &gateway, now).await);
                 }
-                held(result)
+                // Nobody has held this id, so that the commit may be put off; the next step catches up with it.
+                let new = NewSession { is_fresh: true, ..new };
+                let reserved = billing.reserve(&self.who, new, &gateway, now).await;
+                if let Ok(first) = &reserved {
+                    self.held.insert(hold, first.session.clone());
+                }
+                held(reserved)
             }
             Step::Begin(begin) => done(billing.begin(account, &id(begin), now, now).await),
             Step::Extend(extend, minutes) => {
@@ -505,7 +511,7 @@ fn refused(refusal: &Refusal) -> &'static str {
     }
 }
 
-fn held(result: Result<Held, HoldError>) -> Verdict {
+fn held<T>(result: Result<T, HoldError>) -> Verdict {
     match result {
         Ok(_) => Ok(()),
         Err(HoldError::Refused(refusal)) => Err(refused(&refusal)),
@@ -625,6 +631,8 @@ async fn compare(plan: &str, prepaid: Option<u64>, steps: &[Step]) {
     let url = StoreUrl::Sqlite(folder.path().join("ledger.db"));
     let limits = Limits { refunds_per_day: REFUNDS_PER_DAY };
     let billing = Billing::open(&url, plans(), limits).unwrap();
+    // From here on this is the process that may put commits off.
+    billing.settle_abandoned(&gateway("me"), START).await.unwrap();
     let new = NewCustomer { prepaid: prepaid.map(Micros::new), ..customer(plan) };
     let (account, secret) = billing.create_customer(new, Actor::Operator, START).await.unwrap();
     let who = billing.authenticate(secret.expose()).await.unwrap().unwrap();
@@ -644,6 +652,10 @@ async fn compare(plan: &str, prepaid: Option<u64>, steps: &[Step]) {
     };
     for (number, step) in steps.iter().enumerate() {
         assert_eq!(real.run(step).await, model.run(step), "step {number}: {step:?}");
+        if matches!(steps.get(number + 1), Some(Step::Hold(..))) {
+            // A look would commit what was put off, and holds are to be decided on one another.
+            continue;
+        }
         assert_eq!(real.figures().await, model.figures(), "step {number}: {step:?}");
         assert_eq!(real.events().await, std::mem::take(&mut model.events), "step {number}: {step:?}");
     }
