@@ -13,9 +13,10 @@ use std::time::Duration;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use rustix::net::{self, AddressFamily, SocketFlags, SocketType};
 use rustls::ServerConfig;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tracing::{debug, warn};
@@ -30,8 +31,9 @@ const HANDSHAKE: Duration = Duration::from_secs(10);
 const HEADER: Duration = Duration::from_secs(10);
 /// The largest header that is parsed. Cookies and long tokens fit.
 const HEADER_BYTES: usize = 32 * 1024;
-/// Connections of one thread, of which those without a session yet are bounded by their deadlines.
-const CONNECTIONS: usize = 16_384;
+/// Connections that the kernel holds for us: a burst of new clients within the moments that a thread is busy. The system
+/// may allow less (`net.core.somaxconn`); beyond it a client waits a second or more before it tries again.
+const BACKLOG: i32 = 4_096;
 /// After a failed accept (out of descriptors, mostly): long enough for some to be freed.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -84,13 +86,12 @@ impl Doors {
     ///
     /// A listener that the reactor does not take.
     pub async fn serve(self, gateway: Arc<Gateway>, closing: watch::Receiver<bool>) -> io::Result<()> {
-        let permits = Arc::new(Semaphore::new(CONNECTIONS));
         let plain = TcpListener::from_std(self.plain)?;
-        let plain = accept(plain, None, Arc::clone(&gateway), Arc::clone(&permits), closing.clone());
+        let plain = accept(plain, None, Arc::clone(&gateway), closing.clone());
         match self.tls {
             Some((listener, config)) => {
                 let acceptor = Some(TlsAcceptor::from(config));
-                let tls = accept(TcpListener::from_std(listener)?, acceptor, gateway, permits, closing);
+                let tls = accept(TcpListener::from_std(listener)?, acceptor, gateway, closing);
                 tokio::join!(plain, tls);
             }
             None => plain.await,
@@ -100,23 +101,32 @@ impl Doors {
 }
 
 fn bind(address: SocketAddr) -> io::Result<StdListener> {
-    let listener = StdListener::bind(address)
-        .map_err(|error| io::Error::new(error.kind(), format!("cannot listen on {address}: {error}")))?;
-    listener.set_nonblocking(true)?;
-    Ok(listener)
+    listen(address)
+        .map_err(|error| io::Error::new(error.kind(), format!("cannot listen on {address}: {error}")))
+}
+
+/// What the standard library does, with a longer queue.
+fn listen(address: SocketAddr) -> io::Result<StdListener> {
+    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = net::socket_with(family, SocketType::STREAM, flags, None)?;
+    // A restart finds its port free although connections of the last run linger.
+    net::sockopt::set_socket_reuseaddr(&socket, true)?;
+    net::bind(&socket, &address)?;
+    net::listen(&socket, BACKLOG)?;
+    Ok(socket.into())
 }
 
 async fn accept(
     listener: TcpListener,
     tls: Option<TlsAcceptor>,
     gateway: Arc<Gateway>,
-    permits: Arc<Semaphore>,
     mut closing: watch::Receiver<bool>,
 ) {
     loop {
         // The permit before the connection: what is not accepted waits in the kernel's bounded queue.
         let next = async {
-            let permit = Arc::clone(&permits).acquire_owned().await.expect("nobody closes it");
+            let permit = gateway.places.connection().await;
             listener.accept().await.map(|(stream, peer)| (stream, peer.ip(), permit))
         };
         let accepted = tokio::select! {

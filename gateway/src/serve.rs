@@ -67,7 +67,7 @@ impl Gateway {
             sessions: Sessions::default(),
             meter,
             clock: Clock::new(),
-            places: Places::by_descriptors(),
+            places: Places::by_descriptors(1, 1),
             public_url: None,
             start_timeout: Duration::from_secs(10),
             limits: limits::Limits {
@@ -161,7 +161,9 @@ async fn open(config: &Config, data_dir: &Path) -> Result<Arc<Gateway>> {
         warn!(sessions = settled.len(), "settled sessions that an earlier gateway had left open");
     }
     billing.heartbeat(&id, clock.now()).await?;
-    let pool = Pool::open(pool_settings(config, data_dir)).await?;
+    let settings = pool_settings(config, data_dir);
+    let descriptors = settings.provider.descriptors();
+    let pool = Pool::open(settings).await?;
     let (meter, inbox) = Meter::new();
     let gateway = Arc::new(Gateway {
         id,
@@ -170,7 +172,7 @@ async fn open(config: &Config, data_dir: &Path) -> Result<Arc<Gateway>> {
         sessions: Sessions::default(),
         meter,
         clock,
-        places: Places::by_descriptors(),
+        places: Places::by_descriptors(descriptors, config.pool.max_idle.get()),
         public_url: config.edge.public_url.clone(),
         start_timeout: config.session.start_timeout,
         limits: limits::Limits {
@@ -183,7 +185,7 @@ async fn open(config: &Config, data_dir: &Path) -> Result<Arc<Gateway>> {
         draining: watch::Sender::new(false),
     });
     tokio::spawn(inbox.run(Arc::clone(&gateway)));
-    info!(gateway = %gateway.id, sessions_at_most = gateway.places.count(), "opened");
+    info!(gateway = %gateway.id, sessions_at_most = gateway.places.sessions(), "opened");
     Ok(gateway)
 }
 

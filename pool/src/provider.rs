@@ -38,6 +38,18 @@ pub enum ProviderSettings {
     },
 }
 
+impl ProviderSettings {
+    /// How many descriptors a browser takes in this process.
+    #[must_use]
+    pub fn descriptors(&self) -> u32 {
+        match self {
+            // Its socket, its standard error, and what tells of its end.
+            Self::Process { .. } => 3,
+            Self::Fixed { .. } => 1,
+        }
+    }
+}
+
 /// One browser that somebody else runs: its own socket's path is asked for over HTTP where it is not given.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FixedEndpoint {
