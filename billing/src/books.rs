@@ -182,18 +182,32 @@ struct Order<'a> {
 
 /// What a command came to: the change that was committed, or nothing that was left to do.
 enum Applied {
-    Changed(Box<Change>),
+    Changed(Arc<Change>),
     Exists,
 }
 
 impl Billing {
-    /// Opens the store, and makes it where there is none. Other processes may have it open, too.
+    /// Opens the store, and makes it where there is none. Other processes may have it open, too. A store behind a
+    /// network is connected to when it is first asked; [`Billing::probe`] does nothing else.
     ///
     /// # Errors
-    /// When the store cannot be reached, or was made by another version of this program.
+    /// When the store cannot be opened, or was made by another version of this program.
     pub fn open(url: &StoreUrl, catalogue: Catalogue, limits: Limits) -> Result<Billing, StoreError> {
         let store = Store::open(url)?;
         Ok(Billing { shared: Arc::new(Shared { store, catalogue, limits }) })
+    }
+
+    /// Whether other gateways may be at work on the same store.
+    pub fn is_shared(&self) -> bool {
+        self.store().is_shared()
+    }
+
+    /// Asks the store for a sign of life.
+    ///
+    /// # Errors
+    /// When it cannot be reached, does not answer, or was made by another version of this program.
+    pub async fn probe(&self) -> Result<(), StoreError> {
+        self.store().probe().await
     }
 
     /// Opens an account with its first key, whose secret is answered here and never again. Waits for the disk.
@@ -212,13 +226,13 @@ impl Billing {
         let (key, secret) = Key::mint(FIRST_KEY.to_owned(), now);
         let id = new.id.unwrap_or_else(AccountId::random);
         let opening = Opening { id, email: new.email, prepaid: new.prepaid, key };
-        let change = ledger::open(opening, &actor, Context { plan, now })?;
+        let change = Arc::new(ledger::open(opening, &actor, Context { plan, now })?);
         match self.store().commit(0, &change).await? {
             Committed::Done => {}
             Committed::Conflict | Committed::Exists => return Err(Error::AccountExists),
         }
         self.store().wait_for(Durability::Disk).await?;
-        Ok((change.account, secret))
+        Ok((Arc::unwrap_or_clone(change).account, secret))
     }
 
     /// The account as it is now, or `None`.
@@ -267,7 +281,7 @@ impl Billing {
                 ledger::credit(account, amount, &command, &actor, given).map_err(Error::Refused)
             });
             if let Applied::Changed(change) = credited.await?.ok_or(Error::NoAccount)? {
-                return Ok(change.account);
+                return Ok(Arc::unwrap_or_clone(change).account);
             }
         }
         let earlier = self.store().command(id, &command).await?.ok_or(Error::NoAccount)?;
@@ -355,7 +369,7 @@ impl Billing {
             ledger::hold(account, &who.key, &new, gateway, None, given).map_err(HoldError::Refused)
         });
         let failed = match held.await {
-            Ok(Some(Applied::Changed(change))) => return Ok(held_by(*change)),
+            Ok(Some(Applied::Changed(change))) => return Ok(held_by(Arc::unwrap_or_clone(change))),
             Ok(Some(Applied::Exists)) => HoldError::Store(StoreError::Busy),
             Ok(None) | Err(HoldError::Refused(Refusal::KeyRevoked)) => return Err(Refusal::KeyRevoked.into()),
             Err(error) => error,
@@ -415,7 +429,7 @@ impl Billing {
                 return None;
             };
             held = change.session.session().cloned().zip(Some(change.account.open));
-            Some(Arc::from(change))
+            Some(change)
         })?;
         let (session, concurrent) = held?;
         Some(Reserved { session, concurrent, deferred: Some(deferred) })
@@ -486,7 +500,7 @@ impl Billing {
             }
         });
         match held.await? {
-            Some(Applied::Changed(change)) => Ok(held_by(*change)),
+            Some(Applied::Changed(change)) => Ok(held_by(Arc::unwrap_or_clone(change))),
             Some(Applied::Exists) => Err(StoreError::Busy.into()),
             None => Err(Refusal::KeyRevoked.into()),
         }
@@ -747,7 +761,7 @@ impl Billing {
         let order = Order { account: id, session: None, durability: Durability::Disk, now };
         let changed = self.apply(order, |account, _, given| decide(account, given).map_err(Error::Refused));
         match changed.await?.ok_or(Error::NoAccount)? {
-            Applied::Changed(change) => Ok(change.account),
+            Applied::Changed(change) => Ok(Arc::unwrap_or_clone(change).account),
             Applied::Exists => self.account(id).await?.ok_or(Error::NoAccount),
         }
     }
@@ -765,7 +779,7 @@ impl Billing {
             decide(account, session.ok_or(Error::NoSession)?, given).map_err(Error::Refused)
         });
         match settled.await?.ok_or(Error::NoAccount)? {
-            Applied::Changed(change) => Ok(session_of(*change)),
+            Applied::Changed(change) => Ok(session_of(Arc::unwrap_or_clone(change))),
             Applied::Exists => self.session(account, session).await?.ok_or(Error::NoSession),
         }
     }
@@ -784,7 +798,7 @@ impl Billing {
             // The session is read after the account. Whatever changes it changes the account's version, too, so
             // a commit on this version proves that neither had moved.
             let session = match order.session {
-                Some(id) => self.session(order.account, id).await?,
+                Some(id) => self.store().load_session(order.account, id).await?,
                 None => None,
             };
             let given = Context { plan: self.plan(&account)?, now: order.now };
@@ -797,8 +811,8 @@ impl Billing {
                         continue;
                     }
                 },
-                Ok(Answer::Exists) if self.is_current(&account).await? => Ok(Applied::Exists),
-                Err(refusal) if self.is_current(&account).await? => Err(refusal),
+                Ok(Answer::Exists) if self.store().confirm(&account).await? => Ok(Applied::Exists),
+                Err(refusal) if self.store().confirm(&account).await? => Err(refusal),
                 Ok(Answer::Exists) | Err(_) => continue,
             };
             let applied = decided?;
@@ -806,13 +820,6 @@ impl Billing {
             return Ok(Some(applied));
         }
         Err(StoreError::Busy.into())
-    }
-
-    /// Whether the account, which may come from a cache, is still the stored one. A commit finds that out by
-    /// itself; an answer that changes nothing must ask.
-    async fn is_current(&self, account: &Account) -> Result<bool, StoreError> {
-        let stored = self.store().reload(&account.id).await?;
-        Ok(stored.is_some_and(|stored| stored.version == account.version))
     }
 
     fn plan(&self, account: &Account) -> Result<&Plan, StoreError> {

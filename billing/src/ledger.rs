@@ -6,6 +6,7 @@
 //!
 //! All checks come before the first write to the draft; from there on nothing can fail.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::account::{Account, AccountType, Funds, Refunds};
@@ -168,7 +169,7 @@ impl SessionChange {
 /// What a command comes to, where it is not refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Answer {
-    Change(Box<Change>),
+    Change(Arc<Change>),
     /// It was carried out before, or there is nothing to do.
     Exists,
 }
@@ -283,7 +284,7 @@ pub(crate) fn create_key(
         let (_, oldest) = revoked.min().ok_or(Refused::TooManyKeys)?;
         draft.account.keys.remove(oldest);
     }
-    Ok(Answer::Change(Box::new(draft.add_key(key, actor))))
+    Ok(Answer::Change(Arc::new(draft.add_key(key, actor))))
 }
 
 /// Revokes a key, from the next hold on.
@@ -621,7 +622,7 @@ impl<'a> Draft<'a> {
     }
 
     fn finish(self, session: SessionChange) -> Answer {
-        Answer::Change(Box::new(self.change(session, false)))
+        Answer::Change(Arc::new(self.change(session, false)))
     }
 
     fn change(self, session: SessionChange, new_key: bool) -> Change {

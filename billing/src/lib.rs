@@ -38,6 +38,6 @@ pub use money::Micros;
 pub use plan::{Catalogue, Plan, Terms};
 pub use request::{METADATA_MAX, Metadata, MetadataTooLarge, NewSession, SessionRequest};
 pub use session::{End, Funding, Outcome, Session, SessionCursor, State};
-pub use store::{InvalidStoreUrl, LIST_MAX, StoreError, StoreUrl};
+pub use store::{InvalidStoreUrl, LIST_MAX, RedisUrl, StoreError, StoreUrl};
 pub use time::{Period, Timestamp};
 pub use usage::{HOURS_KEPT, PeriodUsage, Span, Usage};

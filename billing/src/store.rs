@@ -4,10 +4,14 @@
 //! was decided on: either all of the change is written, or none of it because the account has moved on.
 
 use std::fmt;
+use std::hash::Hash;
 use std::io;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
+
+use dashmap::DashMap;
+use sha2::{Digest as _, Sha256};
 
 use crate::account::Account;
 use crate::audit::{Digest, Entry, Fault, Verified};
@@ -20,22 +24,34 @@ use crate::time::Timestamp;
 use crate::usage::{Bucket, Usage};
 
 mod embedded;
+mod lanes;
+mod redis;
 
 pub(crate) use embedded::{Deferred, Embedded};
+use lanes::Lanes;
+use redis::Redis;
+pub use redis::RedisUrl;
+#[cfg(test)]
+pub(crate) use redis::server as redis_server;
 
 /// The most sessions or entries in one answer.
 pub const LIST_MAX: u32 = 1_000;
 
-/// Where the store is: `sqlite:PATH`.
+/// Where the store is: `sqlite:PATH`, or the URL of a Redis.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StoreUrl {
-    /// A SQLite database in this file, which is made where there is none.
+    /// A SQLite database in this file, which is made where there is none. One gateway has it.
     Sqlite(PathBuf),
+    /// A Redis, which any number of gateways share.
+    Redis(RedisUrl),
 }
 
-/// A text that names no store.
+/// A text that names no store. It may hold a password, so that it is not repeated here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a store is `sqlite:PATH`")]
+#[error(
+    "`sqlite:PATH`, `redis://[USER:PASSWORD@]HOST[:PORT][/DB]`, `redis+unix:PATH`, \
+     `redis+cluster://HOST:PORT,HOST:PORT…` or `redis+sentinel://HOST:PORT,HOST:PORT…/MASTER[/DB]`"
+)]
 pub struct InvalidStoreUrl;
 
 impl FromStr for StoreUrl {
@@ -44,15 +60,18 @@ impl FromStr for StoreUrl {
     fn from_str(url: &str) -> Result<Self, InvalidStoreUrl> {
         match url.split_once(':') {
             Some(("sqlite", path)) if !path.is_empty() => Ok(StoreUrl::Sqlite(path.into())),
-            Some(_) | None => Err(InvalidStoreUrl),
+            Some(_) => url.parse().map(StoreUrl::Redis),
+            None => Err(InvalidStoreUrl),
         }
     }
 }
 
+/// Without a password.
 impl fmt::Display for StoreUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             StoreUrl::Sqlite(path) => write!(f, "sqlite:{}", path.display()),
+            StoreUrl::Redis(url) => url.fmt(f),
         }
     }
 }
@@ -63,6 +82,12 @@ pub enum StoreError {
     /// Others wrote to it for too long. Nothing was changed; the command may be repeated.
     #[error("the store is busy")]
     Busy,
+    /// It cannot be reached. Nothing was changed; the command may be repeated.
+    #[error("the store cannot be reached")]
+    Away(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// It did not answer. The change may have been made; the command may be repeated.
+    #[error("the store did not answer")]
+    Unanswered(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// The disk failed to confirm a write, so the store takes no more. The change may have been made, but may
     /// not survive a loss of power.
     #[error("the disk failed to confirm a write: {0}")]
@@ -109,37 +134,50 @@ pub(crate) enum Committed {
 }
 
 /// The stores there are.
+#[expect(clippy::large_enum_variant, reason = "a process has one")]
 #[derive(Debug)]
 pub(crate) enum Store {
     Embedded(Embedded),
+    Redis(Lanes<Redis>),
+}
+
+/// The same question for whichever store there is. What is asked of one that is a round trip away is a large future,
+/// which would be a part of each connection's task.
+macro_rules! ask {
+    ($self:expr, $store:ident => $question:expr) => {
+        match $self {
+            Store::Embedded($store) => $question.await,
+            Store::Redis($store) => Box::pin($question).await,
+        }
+    };
 }
 
 impl Store {
+    /// The embedded store is there from here on; one of several gateways connects when it is first asked.
     pub(crate) fn open(url: &StoreUrl) -> Result<Store, StoreError> {
         match url {
             StoreUrl::Sqlite(path) => Embedded::open(path).map(Store::Embedded),
+            StoreUrl::Redis(url) => Redis::open(url).map(Lanes::new).map(Store::Redis),
         }
     }
 
-    /// The account, possibly as it was before another process changed it: a commit would find out.
+    /// Whether several gateways may have it.
+    pub(crate) fn is_shared(&self) -> bool {
+        match self {
+            Store::Embedded(_) => false,
+            Store::Redis(_) => true,
+        }
+    }
+
+    /// Whether it answers, and has the schema that this program knows.
+    pub(crate) async fn probe(&self) -> Result<(), StoreError> {
+        ask!(self, store => store.probe())
+    }
+
+    /// The account to decide on: possibly as it was before another process changed it, or as it will be when what this
+    /// one has under way is committed. A commit finds out.
     pub(crate) async fn load(&self, id: &AccountId) -> Result<Option<Arc<Account>>, StoreError> {
-        match self {
-            Store::Embedded(store) => store.load(id).await,
-        }
-    }
-
-    /// The account as it is now.
-    pub(crate) async fn reload(&self, id: &AccountId) -> Result<Option<Arc<Account>>, StoreError> {
-        match self {
-            Store::Embedded(store) => store.reload(id).await,
-        }
-    }
-
-    /// Writes a change that was decided on the account's version `expected`; 0 for an account that is new.
-    pub(crate) async fn commit(&self, expected: u64, change: &Change) -> Result<Committed, StoreError> {
-        match self {
-            Store::Embedded(store) => store.commit(expected, change).await,
-        }
+        ask!(self, store => store.load(id))
     }
 
     /// Decides on an account as it is known, and puts the commit off until the next command of any kind, where the store
@@ -151,6 +189,7 @@ impl Store {
     ) -> Option<Deferred> {
         match self {
             Store::Embedded(store) => store.defer(id, decide),
+            Store::Redis(_) => None,
         }
     }
 
@@ -158,6 +197,7 @@ impl Store {
     pub(crate) fn recover(&self) -> Result<Vec<Session>, StoreError> {
         match self {
             Store::Embedded(store) => store.recover(),
+            Store::Redis(_) => Ok(Vec::new()),
         }
     }
 
@@ -165,6 +205,7 @@ impl Store {
     pub(crate) fn recovered(&self) {
         match self {
             Store::Embedded(store) => store.recovered(),
+            Store::Redis(_) => {}
         }
     }
 
@@ -172,32 +213,60 @@ impl Store {
     pub(crate) async fn catch_up(&self) -> Result<(), StoreError> {
         match self {
             Store::Embedded(store) => store.catch_up().await,
+            Store::Redis(_) => Ok(()),
         }
     }
 
-    /// Waits until all that was committed before is as durable as that.
-    pub(crate) async fn wait_for(&self, durability: Durability) -> Result<(), StoreError> {
-        match (self, durability) {
-            (Store::Embedded(_), Durability::Process) => Ok(()),
-            (Store::Embedded(store), Durability::Disk) => store.synced().await,
-        }
-    }
-
-    /// Whose key has this hash, where it is not known to be revoked.
-    pub(crate) async fn principal(&self, key: Digest) -> Result<Option<Principal>, StoreError> {
-        match self {
-            Store::Embedded(store) => store.principal(key).await,
-        }
-    }
-
-    pub(crate) async fn session(
+    /// A session to decide on, to be loaded after its account.
+    pub(crate) async fn load_session(
         &self,
         account: &AccountId,
         id: &SessionId,
     ) -> Result<Option<Session>, StoreError> {
         match self {
             Store::Embedded(store) => store.session(account, id).await,
+            Store::Redis(store) => Box::pin(store.load_session(account, id)).await,
         }
+    }
+
+    /// The account as it is now.
+    pub(crate) async fn reload(&self, id: &AccountId) -> Result<Option<Arc<Account>>, StoreError> {
+        ask!(self, store => store.reload(id))
+    }
+
+    /// Writes a change that was decided on the account's version `expected`; 0 for an account that is new.
+    pub(crate) async fn commit(&self, expected: u64, change: &Arc<Change>) -> Result<Committed, StoreError> {
+        ask!(self, store => store.commit(expected, change))
+    }
+
+    /// Whether a loaded account is the stored one, at some moment between the call and its answer. A commit finds that
+    /// out by itself; an answer that changes nothing has to ask.
+    pub(crate) async fn confirm(&self, account: &Account) -> Result<bool, StoreError> {
+        ask!(self, store => store.confirm(account))
+    }
+
+    /// Waits until all that was committed before is as durable as that.
+    pub(crate) async fn wait_for(&self, durability: Durability) -> Result<(), StoreError> {
+        match (self, durability) {
+            (_, Durability::Process) => Ok(()),
+            (Store::Embedded(store), Durability::Disk) => store.synced().await,
+            // What Redis has answered is as durable as its operator made it: see README.
+            (Store::Redis(_), Durability::Disk) => Ok(()),
+        }
+    }
+
+    /// Whose key has this hash, where it is not known to be revoked.
+    pub(crate) async fn principal(&self, key: Digest) -> Result<Option<Principal>, StoreError> {
+        ask!(self, store => store.principal(key))
+    }
+
+    /// A session as it is now.
+    pub(crate) async fn session(
+        &self,
+        account: &AccountId,
+        id: &SessionId,
+    ) -> Result<Option<Session>, StoreError> {
+        ask!(self, store => store.session(account, id))
     }
 
     /// The entry that a command led to.
@@ -206,15 +275,12 @@ impl Store {
         account: &AccountId,
         id: &CommandId,
     ) -> Result<Option<Entry>, StoreError> {
-        match self {
-            Store::Embedded(store) => store.command(account, id).await,
-        }
+        ask!(self, store => store.command(account, id))
     }
 
+    /// All accounts, ordered by id.
     pub(crate) async fn accounts(&self) -> Result<Vec<Account>, StoreError> {
-        match self {
-            Store::Embedded(store) => store.accounts().await,
-        }
+        ask!(self, store => store.accounts())
     }
 
     /// An account's sessions, newest first, from the one after `after` on.
@@ -224,9 +290,7 @@ impl Store {
         after: Option<&SessionCursor>,
         limit: u32,
     ) -> Result<Vec<Session>, StoreError> {
-        match self {
-            Store::Embedded(store) => store.sessions(account, after, limit.min(LIST_MAX)).await,
-        }
+        ask!(self, store => store.sessions(account, after, limit.min(LIST_MAX)))
     }
 
     /// The same of those that are held or open.
@@ -236,9 +300,7 @@ impl Store {
         after: Option<&SessionCursor>,
         limit: u32,
     ) -> Result<Vec<Session>, StoreError> {
-        match self {
-            Store::Embedded(store) => store.running(account, after, limit.min(LIST_MAX)).await,
-        }
+        ask!(self, store => store.running(account, after, limit.min(LIST_MAX)))
     }
 
     /// An account's usage by the starts of the hours or months in which there was any, since the one that begins at
@@ -249,16 +311,12 @@ impl Store {
         bucket: Bucket,
         from: Timestamp,
     ) -> Result<Vec<(Timestamp, Usage)>, StoreError> {
-        match self {
-            Store::Embedded(store) => store.usage(account, bucket, from).await,
-        }
+        ask!(self, store => store.usage(account, bucket, from))
     }
 
     /// The sessions of all accounts that are held or open.
     pub(crate) async fn open_sessions(&self) -> Result<Vec<Session>, StoreError> {
-        match self {
-            Store::Embedded(store) => store.open_sessions().await,
-        }
+        ask!(self, store => store.open_sessions())
     }
 
     /// An account's entries after number `after`, in order.
@@ -268,35 +326,33 @@ impl Store {
         after: u64,
         limit: u32,
     ) -> Result<Vec<Entry>, StoreError> {
-        match self {
-            Store::Embedded(store) => store.audit(account, after, limit.min(LIST_MAX)).await,
-        }
+        ask!(self, store => store.audit(account, after, limit.min(LIST_MAX)))
     }
 
     /// How many streams the events are in.
     pub(crate) fn event_streams(&self) -> u16 {
         match self {
             Store::Embedded(_) => 1,
+            Store::Redis(_) => PARTITIONS,
         }
     }
 
     /// The stream that has an account's events.
-    pub(crate) fn event_stream_of(&self, _account: &AccountId) -> u16 {
+    pub(crate) fn event_stream_of(&self, account: &AccountId) -> u16 {
         match self {
             Store::Embedded(_) => 0,
+            Store::Redis(_) => partition(account).into(),
         }
     }
 
     /// The events of a stream after a place in it, in order, each with the place behind it.
     pub(crate) async fn events(
         &self,
-        _stream: u16,
+        stream: u16,
         after: &Cursor,
         limit: u32,
     ) -> Result<Vec<(Cursor, Event)>, StoreError> {
-        match self {
-            Store::Embedded(store) => store.events(after, limit.min(LIST_MAX)).await,
-        }
+        ask!(self, store => store.events(stream, after, limit.min(LIST_MAX)))
     }
 
     /// Replays an account's whole log against one state of the store. `None`: there is no such account.
@@ -304,31 +360,43 @@ impl Store {
         &self,
         account: &AccountId,
     ) -> Result<Option<Result<Verified, Fault>>, StoreError> {
-        match self {
-            Store::Embedded(store) => store.verify(account).await,
-        }
+        ask!(self, store => store.verify(account))
     }
 
     /// The secret of that name, which is `offered` where there was none. The same for all processes of one store.
     pub(crate) async fn secret(&self, name: &str, offered: [u8; 32]) -> Result<[u8; 32], StoreError> {
-        match self {
-            Store::Embedded(store) => store.secret(name, offered).await,
-        }
+        ask!(self, store => store.secret(name, offered))
     }
 
     /// Notes that a gateway lives.
     pub(crate) async fn heartbeat(&self, gateway: &GatewayId, now: Timestamp) -> Result<(), StoreError> {
-        match self {
-            Store::Embedded(store) => store.heartbeat(gateway, now).await,
-        }
+        ask!(self, store => store.heartbeat(gateway, now))
     }
 
     /// When a gateway was last noted to live.
     pub(crate) async fn last_seen(&self, gateway: &GatewayId) -> Result<Option<Timestamp>, StoreError> {
-        match self {
-            Store::Embedded(store) => store.last_seen(gateway).await,
-        }
+        ask!(self, store => store.last_seen(gateway))
     }
+}
+
+/// Accounts are spread over so many partitions; what belongs to one is in one place, with a stream of events of its own.
+pub(crate) const PARTITIONS: u16 = 256;
+
+/// An account's partition: the first byte of the SHA-256 of its id.
+pub(crate) fn partition(account: &AccountId) -> u8 {
+    Sha256::digest(account.as_str())[0]
+}
+
+/// Puts something into a cache. One that is full forgets all, and what is in use comes back.
+fn remember<K: Eq + Hash, V>(cache: &DashMap<K, V>, limit: usize, key: K, value: V) {
+    if let Some(mut known) = cache.get_mut(&key) {
+        *known = value;
+        return;
+    }
+    if cache.len() >= limit {
+        cache.clear();
+    }
+    cache.insert(key, value);
 }
 
 #[cfg(test)]
@@ -340,7 +408,8 @@ mod tests {
         let url: StoreUrl = "sqlite:data/ledger.db".parse().unwrap();
         assert_eq!(url, StoreUrl::Sqlite("data/ledger.db".into()));
         assert_eq!(url.to_string(), "sqlite:data/ledger.db");
-        for text in ["", "sqlite:", "data/ledger.db", "redis://localhost"] {
+        assert!(matches!("redis://localhost".parse(), Ok(StoreUrl::Redis(_))));
+        for text in ["", "sqlite:", "data/ledger.db", "redis:", "mysql://localhost"] {
             assert_eq!(text.parse::<StoreUrl>(), Err(InvalidStoreUrl), "{text:?}");
         }
     }

@@ -34,6 +34,8 @@ const EDGE_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST),
 const ADMIN_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9090);
 /// Needs no server beside this one.
 const STORE_URL: &str = "sqlite:data/ledger.db";
+/// Where a gateway whose ledger is elsewhere keeps what is its own.
+const DATA_DIR: &str = "data";
 /// What a burst finds warm: at 20 the first 20 clients wait for no start.
 const MIN_IDLE: usize = 20;
 /// Beyond this, idle browsers cost more memory than the starts that they spare.
@@ -70,6 +72,9 @@ pub struct Config {
     pub admin: Admin,
     /// Where the ledger is kept.
     pub store: StoreUrl,
+    /// Where the gateway keeps what is not in the ledger: its own certificate, its lock, browsers' profiles. Unless it
+    /// is given, the directory of the embedded store's file, so that one volume holds everything.
+    pub data_dir: PathBuf,
     pub pool: Pool,
     pub session: Session,
     /// The default plans as `[plans.NAME]` changed them, and the plans that it added.
@@ -160,10 +165,12 @@ impl Config {
         flags: &[(String, String)],
     ) -> Result<Self, Mistakes> {
         let mut settings = Settings::gather(file, env, flags);
+        let store = store(&mut settings);
         let config = Self {
             edge: edge(&mut settings),
             admin: Admin { listen: settings.read("admin.listen", ADMIN_LISTEN, values::address) },
-            store: store(&mut settings),
+            data_dir: data_dir(&mut settings, &store),
+            store,
             pool: pool(&mut settings),
             session: session(&mut settings),
             plans: plans::read(&mut settings),
@@ -171,17 +178,6 @@ impl Config {
         };
         keep_strangers_out(&config, &mut settings);
         settings.finish(config)
-    }
-
-    /// Where the gateway keeps what is not in the ledger: its own certificate, its lock, browsers' profiles. That is the
-    /// directory of the embedded store's file, so that one volume holds everything.
-    #[must_use]
-    pub fn data_dir(&self) -> PathBuf {
-        let StoreUrl::Sqlite(file) = &self.store;
-        match file.parent() {
-            Some(directory) if !directory.as_os_str().is_empty() => directory.to_owned(),
-            Some(_) | None => PathBuf::from("."),
-        }
     }
 }
 
@@ -232,6 +228,17 @@ fn half_of_the_cores() -> NonZeroUsize {
 fn store(settings: &mut Settings) -> StoreUrl {
     let default = STORE_URL.parse().expect("the default is a store's URL");
     settings.read("store.url", default, values::store_url)
+}
+
+fn data_dir(settings: &mut Settings, store: &StoreUrl) -> PathBuf {
+    let beside = match store {
+        StoreUrl::Sqlite(file) => match file.parent() {
+            Some(directory) if !directory.as_os_str().is_empty() => directory.to_owned(),
+            Some(_) | None => PathBuf::from("."),
+        },
+        StoreUrl::Redis(_) => PathBuf::from(DATA_DIR),
+    };
+    settings.read("store.data_dir", beside, values::path)
 }
 
 fn pool(settings: &mut Settings) -> Pool {

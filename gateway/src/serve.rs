@@ -9,7 +9,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use billing::{Billing, GatewayId, Limits};
+use billing::{Billing, GatewayId, Limits, Timestamp};
 use bytes::Bytes;
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use pool::{FixedEndpoint, Pool, ProviderSettings};
@@ -113,7 +113,7 @@ pub async fn serve(serve: Serve) -> Result<()> {
     let Serve { config, ready_file } = serve;
     let signals = Signals::listen()?;
     let metrics = metrics_recorder()?;
-    let data_dir = config.data_dir();
+    let data_dir = config.data_dir.clone();
     let lock = lock(&data_dir)?;
     let gateway = open(&config, &data_dir).await?;
 
@@ -153,14 +153,8 @@ async fn open(config: &Config, data_dir: &Path) -> Result<Arc<Gateway>> {
     let billing = Billing::open(&config.store, config.plans.clone(), limits).with_context(|| {
         format!("cannot open the store {:?}; `ufbrowsers check` tells more", config.store)
     })?;
-    let settled = billing
-        .settle_abandoned(&id, clock.now())
-        .await
-        .context("cannot settle what an earlier gateway left open")?;
-    if !settled.is_empty() {
-        warn!(sessions = settled.len(), "settled sessions that an earlier gateway had left open");
-    }
-    billing.heartbeat(&id, clock.now()).await?;
+    settle_abandoned(&billing, &id, clock.now()).await?;
+    billing.heartbeat(&id, clock.now()).await.with_context(|| format!("the store {} fails", config.store))?;
     let settings = pool_settings(config, data_dir);
     let descriptors = settings.provider.descriptors();
     let pool = Pool::open(settings).await?;
@@ -187,6 +181,19 @@ async fn open(config: &Config, data_dir: &Path) -> Result<Arc<Gateway>> {
     tokio::spawn(inbox.run(Arc::clone(&gateway)));
     info!(gateway = %gateway.id, sessions_at_most = gateway.places.sessions(), "opened");
     Ok(gateway)
+}
+
+/// Whoever was here before has left this gateway's store; others may be at work on one that is shared.
+async fn settle_abandoned(billing: &Billing, me: &GatewayId, now: Timestamp) -> Result<()> {
+    if billing.is_shared() {
+        return Ok(());
+    }
+    let settled = billing.settle_abandoned(me, now).await;
+    let settled = settled.context("cannot settle what an earlier gateway left open")?;
+    if !settled.is_empty() {
+        warn!(sessions = settled.len(), "settled sessions that an earlier gateway had left open");
+    }
+    Ok(())
 }
 
 fn pool_settings(config: &Config, data_dir: &Path) -> pool::Settings {
@@ -221,7 +228,7 @@ fn lock(data_dir: &Path) -> Result<File> {
     let file = File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
     if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
         bail!(
-            "another gateway runs on {}: stop it, or give this one another `store.url`",
+            "another gateway runs on {}: stop it, or give this one another `store.url` or `store.data_dir`",
             data_dir.display()
         );
     }

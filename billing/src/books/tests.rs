@@ -1,16 +1,18 @@
 use std::fs;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
+use futures_util::future::{join, join_all};
 use rusqlite::Connection;
 use tempfile::TempDir;
 
 use super::*;
 use crate::audit::EntryKind;
+use crate::event::EventKind;
 use crate::request::SessionRequest;
 use crate::session::{Outcome, State};
+use crate::store::redis_server::Server;
 
 mod deferred;
 mod history;
@@ -38,39 +40,56 @@ fn gateway(name: &str) -> GatewayId {
     name.parse().unwrap()
 }
 
-/// A store in a folder of its own.
+/// A store of one's own.
 struct Bench {
-    folder: TempDir,
     billing: Billing,
+    place: Place,
+}
+
+enum Place {
+    Folder(TempDir),
+    Server(Server),
 }
 
 impl Bench {
-    fn new() -> Bench {
+    fn embedded() -> Bench {
         let folder = tempfile::tempdir().unwrap();
-        let billing = open(folder.path().join("ledger.db"));
-        Bench { folder, billing }
+        let billing = open(&StoreUrl::Sqlite(folder.path().join("ledger.db")));
+        Bench { place: Place::Folder(folder), billing }
+    }
+
+    fn redis() -> Bench {
+        let server = Server::start();
+        let billing = open(&server.url());
+        Bench { place: Place::Server(server), billing }
     }
 
     /// What another process does, or the same after a restart.
     fn another(&self) -> Billing {
-        open(self.path())
+        open(&self.url())
     }
 
-    fn path(&self) -> PathBuf {
-        self.folder.path().join("ledger.db")
+    fn url(&self) -> StoreUrl {
+        match &self.place {
+            Place::Folder(folder) => StoreUrl::Sqlite(folder.path().join("ledger.db")),
+            Place::Server(server) => server.url(),
+        }
     }
 
-    /// The files as a kill at this moment leaves them, opened anew.
-    fn killed(&self) -> (TempDir, Billing) {
+    /// What a kill of this process at this moment leaves, opened anew.
+    fn killed(&self) -> (Option<TempDir>, Billing) {
+        let Place::Folder(files) = &self.place else {
+            return (None, self.another());
+        };
         let folder = tempfile::tempdir().unwrap();
         for name in ["ledger.db", "ledger.db-wal", "ledger.db-holds"] {
-            if !self.folder.path().join(name).exists() {
+            if !files.path().join(name).exists() {
                 continue;
             }
-            fs::copy(self.folder.path().join(name), folder.path().join(name)).unwrap();
+            fs::copy(files.path().join(name), folder.path().join(name)).unwrap();
         }
-        let billing = open(folder.path().join("ledger.db"));
-        (folder, billing)
+        let billing = open(&StoreUrl::Sqlite(folder.path().join("ledger.db")));
+        (Some(folder), billing)
     }
 
     async fn prepaid(&self, micros: u64) -> Customer {
@@ -81,14 +100,52 @@ impl Bench {
     }
 }
 
+/// What every store must do, asked of each.
+macro_rules! of_every_store {
+    ($($promise:ident)*) => {
+        mod embedded_store {
+            $(#[tokio::test] async fn $promise() { super::$promise(super::Bench::embedded()).await })*
+        }
+        mod redis_store {
+            $(#[tokio::test] async fn $promise() { super::$promise(super::Bench::redis()).await })*
+        }
+    };
+}
+
+of_every_store! {
+    a_session_from_hold_to_final_record
+    a_repeated_hold_answers_its_session_and_charges_once
+    a_repeat_that_asks_for_something_else_is_told_apart
+    the_id_of_a_voided_session_is_free_again
+    the_id_of_a_voided_session_is_taken_by_one
+    two_accounts_may_use_the_same_session_id
+    a_credit_is_made_once
+    commands_at_the_same_time_are_carried_out_once_each
+    customers_are_unique_and_on_a_plan_that_exists
+    unknown_accounts_and_sessions_are_told_apart
+    an_account_on_a_plan_that_was_removed_says_so
+    all_gateways_of_a_store_sign_with_one_key
+    two_processes_never_spend_the_same_cent
+    what_another_process_changed_is_seen_by_the_next_command
+    a_key_that_was_revoked_here_is_unknown_at_once
+    a_killed_gateway_s_sessions_are_settled_up_to_its_last_heartbeat
+    a_store_that_was_closed_holds_all_it_held
+    lists_are_in_order_and_bounded
+    a_list_goes_on_behind_its_cursor_among_sessions_of_one_instant
+    usage_is_kept_by_hour_for_two_months_and_by_month_for_ever
+    what_is_left_counts_included_sessions_and_balance_together
+    commands_may_be_spawned
+    events_are_told_in_the_order_of_their_changes
+}
+
 struct Customer {
     id: AccountId,
     secret: Secret,
     who: Principal,
 }
 
-fn open(path: PathBuf) -> Billing {
-    Billing::open(&StoreUrl::Sqlite(path), Catalogue::default(), Limits::default()).unwrap()
+fn open(url: &StoreUrl) -> Billing {
+    Billing::open(url, Catalogue::default(), Limits::default()).unwrap()
 }
 
 fn customer(plan: &str) -> NewCustomer {
@@ -99,9 +156,7 @@ async fn balance(billing: &Billing, id: &AccountId) -> u64 {
     billing.account(id).await.unwrap().unwrap().balance.get()
 }
 
-#[tokio::test]
-async fn a_session_from_hold_to_final_record() {
-    let bench = Bench::new();
+async fn a_session_from_hold_to_final_record(bench: Bench) {
     let Customer { id, who, .. } = bench.prepaid(1_000_000).await;
     let billing = &bench.billing;
 
@@ -124,9 +179,7 @@ async fn a_session_from_hold_to_final_record() {
     assert_eq!(billing.verify(&id).await.unwrap().open, 0);
 }
 
-#[tokio::test]
-async fn a_repeated_hold_answers_its_session_and_charges_once() {
-    let bench = Bench::new();
+async fn a_repeated_hold_answers_its_session_and_charges_once(bench: Bench) {
     let Customer { id, who, .. } = bench.prepaid(10_000).await;
     let gateway = gateway("gw");
     let hold = || bench.billing.hold(&who, session("s"), &gateway, START);
@@ -142,9 +195,7 @@ async fn a_repeated_hold_answers_its_session_and_charges_once() {
     assert_eq!(balance(&bench.billing, &id).await, 10_000);
 }
 
-#[tokio::test]
-async fn a_repeat_that_asks_for_something_else_is_told_apart() {
-    let bench = Bench::new();
+async fn a_repeat_that_asks_for_something_else_is_told_apart(bench: Bench) {
     let Customer { id, who, .. } = bench.prepaid(10_000).await;
     let gateway = gateway("gw");
     let asking = |timeout| {
@@ -162,9 +213,7 @@ async fn a_repeat_that_asks_for_something_else_is_told_apart() {
     assert_eq!(balance(&bench.billing, &id).await, 0);
 }
 
-#[tokio::test]
-async fn the_id_of_a_voided_session_is_free_again() {
-    let bench = Bench::new();
+async fn the_id_of_a_voided_session_is_free_again(bench: Bench) {
     let Customer { id, who, .. } = bench.prepaid(10_000).await;
     let (billing, gateway) = (&bench.billing, gateway("gw"));
     let hold = || billing.hold(&who, session("s"), &gateway, START);
@@ -182,9 +231,7 @@ async fn the_id_of_a_voided_session_is_free_again() {
     assert_eq!(bench.billing.verify(&id).await.unwrap().open, 0);
 }
 
-#[tokio::test]
-async fn the_id_of_a_voided_session_is_taken_by_one() {
-    let bench = Bench::new();
+async fn the_id_of_a_voided_session_is_taken_by_one(bench: Bench) {
     let Customer { id, who, .. } = bench.prepaid(100_000).await;
     let gateway = gateway("gw");
     let held = bench.billing.hold(&who, session("s"), &gateway, START).await.unwrap().session;
@@ -199,18 +246,14 @@ async fn the_id_of_a_voided_session_is_taken_by_one() {
     assert_eq!(balance(&bench.billing, &id).await, 90_000);
 }
 
-#[tokio::test]
-async fn two_accounts_may_use_the_same_session_id() {
-    let bench = Bench::new();
+async fn two_accounts_may_use_the_same_session_id(bench: Bench) {
     for _ in 0..2 {
         let who = bench.prepaid(10_000).await.who;
         bench.billing.hold(&who, session("s"), &gateway("gw"), START).await.unwrap();
     }
 }
 
-#[tokio::test]
-async fn a_credit_is_made_once() {
-    let bench = Bench::new();
+async fn a_credit_is_made_once(bench: Bench) {
     let id = bench.prepaid(0).await.id;
     let command = CommandId::random();
     let credit =
@@ -223,9 +266,39 @@ async fn a_credit_is_made_once() {
     assert_eq!(repeated.balance, Micros::new(5));
 }
 
-#[tokio::test]
-async fn customers_are_unique_and_on_a_plan_that_exists() {
-    let bench = Bench::new();
+/// Those that meet on one account in one process are committed together where the store is far away.
+async fn commands_at_the_same_time_are_carried_out_once_each(bench: Bench) {
+    let Customer { id, who, .. } = bench.prepaid(100_000).await;
+    let (billing, gateway) = (&bench.billing, &gateway("gw"));
+    let hold = |number: usize| {
+        let id = session(&format!("s{}", number % 20));
+        async { billing.hold(&who, id, gateway, START).await }
+    };
+    let credit = |number: usize| {
+        let command = format!("c{}", number % 5).parse().unwrap();
+        billing.credit(&id, Micros::new(7), command, Actor::Operator, START)
+    };
+    let holds = join_all((0..60).map(hold));
+    let (held, credited) = join(holds, join_all((0..20).map(credit))).await;
+
+    assert!(credited.iter().all(Result::is_ok), "{credited:?}");
+    let count = |is: fn(&HoldError) -> bool| held.iter().filter(|held| held.as_ref().is_err_and(is)).count();
+    assert_eq!(held.iter().filter(|held| held.is_ok()).count(), 10, "there is money for ten");
+    assert_eq!(count(|error| matches!(error, HoldError::Exists(_))), 20);
+    assert_eq!(count(|error| matches!(error, HoldError::Refused(Refusal::Money { .. }))), 30);
+    assert_eq!(balance(billing, &id).await, 5 * 7);
+
+    let held: Vec<_> = held.into_iter().flatten().map(|held| held.session.id).collect();
+    let begun = join_all(held.iter().map(|session| billing.begin(&id, session, START, START))).await;
+    assert!(begun.iter().all(Result::is_ok), "{begun:?}");
+    let posted =
+        join_all(held.iter().map(|session| billing.post(&id, session, end(after(1)), after(1)))).await;
+    assert!(posted.iter().all(Result::is_ok), "{posted:?}");
+    let verified = billing.verify(&id).await.unwrap();
+    assert_eq!((verified.open, verified.entries), (0, 3 + 5 + 10 + 10));
+}
+
+async fn customers_are_unique_and_on_a_plan_that_exists(bench: Bench) {
     let create = |new| bench.billing.create_customer(new, Actor::Operator, START);
     let acme = || NewCustomer { id: Some("acme".parse().unwrap()), ..customer("starter") };
     create(acme()).await.unwrap();
@@ -238,9 +311,7 @@ async fn customers_are_unique_and_on_a_plan_that_exists() {
     assert_eq!(bench.billing.accounts().await.unwrap().len(), 1);
 }
 
-#[tokio::test]
-async fn unknown_accounts_and_sessions_are_told_apart() {
-    let bench = Bench::new();
+async fn unknown_accounts_and_sessions_are_told_apart(bench: Bench) {
     let Customer { id, secret, who } = bench.prepaid(0).await;
     let (nobody, none) = ("nobody".parse().unwrap(), session("none"));
     let post = |account| bench.billing.post(account, &none, end(START), START);
@@ -260,12 +331,10 @@ async fn unknown_accounts_and_sessions_are_told_apart() {
     }
 }
 
-#[tokio::test]
-async fn an_account_on_a_plan_that_was_removed_says_so() {
-    let bench = Bench::new();
+async fn an_account_on_a_plan_that_was_removed_says_so(bench: Bench) {
     let mut catalogue = Catalogue::default();
     catalogue.insert(Plan { name: "gold".to_owned(), ..catalogue.get("starter").unwrap().clone() });
-    let richer = Billing::open(&StoreUrl::Sqlite(bench.path()), catalogue, Limits::default()).unwrap();
+    let richer = Billing::open(&bench.url(), catalogue, Limits::default()).unwrap();
     let (account, _) = richer.create_customer(customer("gold"), Actor::Operator, START).await.unwrap();
     let suspended = bench.billing.suspend(&account.id, true, Actor::Operator, START).await;
     assert!(matches!(suspended, Err(Error::Store(StoreError::UnknownPlan(plan))) if plan == "gold"));
@@ -273,8 +342,8 @@ async fn an_account_on_a_plan_that_was_removed_says_so() {
 
 #[tokio::test]
 async fn money_that_moves_for_good_waits_for_the_disk_and_a_session_s_path_does_not() {
-    let bench = Bench::new();
-    let Store::Embedded(store) = bench.billing.store();
+    let bench = Bench::embedded();
+    let Store::Embedded(store) = bench.billing.store() else { unreachable!() };
     let Customer { id, who, .. } = bench.prepaid(100_000).await;
     let (billing, gateway, by) = (&bench.billing, gateway("gw"), || Actor::Operator);
     let mut before = store.tickets();
@@ -306,26 +375,21 @@ async fn money_that_moves_for_good_waits_for_the_disk_and_a_session_s_path_does_
 
 // Two processes on one store.
 
-#[tokio::test]
-async fn all_gateways_of_a_store_sign_with_one_key() {
-    let bench = Bench::new();
+async fn all_gateways_of_a_store_sign_with_one_key(bench: Bench) {
     let (one, other) =
         (bench.billing.signing_key().await.unwrap(), bench.another().signing_key().await.unwrap());
     assert_eq!(one.expose(), other.expose());
-    let elsewhere = Bench::new().billing.signing_key().await.unwrap();
+    let elsewhere = Bench::embedded().billing.signing_key().await.unwrap();
     assert_ne!(one.expose(), elsewhere.expose());
     assert_eq!(format!("{one:?}"), "SigningKey(***)");
 }
 
-#[test]
-fn two_processes_never_spend_the_same_cent() {
+async fn two_processes_never_spend_the_same_cent(bench: Bench) {
     const MONEY_FOR: usize = 50;
     const HOLDS: usize = 200;
     const THREADS: usize = 8;
-    let bench = Bench::new();
-    let runtime = runtime();
-    let Customer { id, who, .. } = runtime.block_on(bench.prepaid(10_000 * MONEY_FOR as u64));
-    let (bench, who) = (Arc::new(bench), Arc::new(who));
+    let Customer { id, who, .. } = bench.prepaid(10_000 * MONEY_FOR as u64).await;
+    let who = Arc::new(who);
     let handles = [bench.billing.clone(), bench.another()];
     let threads = (0..THREADS).map(|number| {
         let (billing, who) = (handles[number % 2].clone(), Arc::clone(&who));
@@ -335,8 +399,8 @@ fn two_processes_never_spend_the_same_cent() {
     let held: usize = threads.into_iter().map(|thread| thread.join().unwrap()).sum();
     assert_eq!(held, MONEY_FOR);
     for billing in handles {
-        assert_eq!(runtime.block_on(balance(&billing, &id)), 0);
-        assert_eq!(runtime.block_on(billing.verify(&id)).unwrap().open as usize, MONEY_FOR);
+        assert_eq!(balance(&billing, &id).await, 0);
+        assert_eq!(billing.verify(&id).await.unwrap().open as usize, MONEY_FOR);
     }
 }
 
@@ -355,12 +419,10 @@ fn runtime_holds(billing: &Billing, who: &Principal, thread: usize, holds: usize
 }
 
 fn runtime() -> tokio::runtime::Runtime {
-    tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap()
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
 }
 
-#[tokio::test]
-async fn what_another_process_changed_is_seen_by_the_next_command() {
-    let bench = Bench::new();
+async fn what_another_process_changed_is_seen_by_the_next_command(bench: Bench) {
     let Customer { id, who, secret } = bench.prepaid(0).await;
     let theirs = bench.another();
     let hold = |name: &str| {
@@ -384,9 +446,7 @@ async fn what_another_process_changed_is_seen_by_the_next_command() {
     assert_eq!(bench.billing.authenticate(secret.expose()).await.unwrap(), None);
 }
 
-#[tokio::test]
-async fn a_key_that_was_revoked_here_is_unknown_at_once() {
-    let bench = Bench::new();
+async fn a_key_that_was_revoked_here_is_unknown_at_once(bench: Bench) {
     let id = bench.prepaid(0).await.id;
     let created = bench.billing.create_key(&id, "ci".to_owned(), Actor::Operator, START).await;
     let (key, secret) = created.unwrap();
@@ -399,9 +459,7 @@ async fn a_key_that_was_revoked_here_is_unknown_at_once() {
 
 // After a crash.
 
-#[tokio::test]
-async fn a_killed_gateway_s_sessions_are_settled_up_to_its_last_heartbeat() {
-    let bench = Bench::new();
+async fn a_killed_gateway_s_sessions_are_settled_up_to_its_last_heartbeat(bench: Bench) {
     let Customer { id, who, .. } = bench.prepaid(1_000_000).await;
     let dead = gateway("dead");
     for name in ["begun", "held"] {
@@ -426,9 +484,7 @@ async fn a_killed_gateway_s_sessions_are_settled_up_to_its_last_heartbeat() {
     assert!(billing.settle_abandoned(&me, after(61 * MINUTE)).await.unwrap().is_empty());
 }
 
-#[tokio::test]
-async fn a_store_that_was_closed_holds_all_it_held() {
-    let bench = Bench::new();
+async fn a_store_that_was_closed_holds_all_it_held(bench: Bench) {
     let Customer { id, who, .. } = bench.prepaid(1_000_000).await;
     for number in 0..300 {
         let name = session(&number.to_string());
@@ -437,10 +493,12 @@ async fn a_store_that_was_closed_holds_all_it_held() {
         }
     }
     let before = bench.billing.verify(&id).await.unwrap();
-    let Bench { folder, billing } = bench;
+    let url = bench.url();
+    let Bench { billing, place } = bench;
     drop(billing);
-    let billing = open(folder.path().join("ledger.db"));
+    let billing = open(&url);
     assert_eq!(billing.verify(&id).await.unwrap(), before);
+    drop(place);
     assert_eq!(before.entries, 3 + 600);
 }
 
@@ -460,11 +518,12 @@ async fn a_tampered_log_is_found_out() {
         ("DELETE FROM open_sessions", Fault::Open { sessions: 0, account: 1 }),
     ];
     for (tampering, expected) in cases {
-        let bench = Bench::new();
+        let bench = Bench::embedded();
         let Customer { id, who, .. } = bench.prepaid(50_000).await;
         bench.billing.hold(&who, session("s"), &gateway("gw"), START).await.unwrap();
         assert_eq!(bench.billing.verify(&id).await.unwrap().entries, 4);
-        Connection::open(bench.path()).unwrap().execute_batch(tampering).unwrap();
+        let StoreUrl::Sqlite(path) = bench.url() else { unreachable!() };
+        Connection::open(path).unwrap().execute_batch(tampering).unwrap();
         let verdict = bench.billing.verify(&id).await;
         assert!(
             matches!(&verdict, Err(Error::Fault(fault)) if *fault == expected),
@@ -473,9 +532,7 @@ async fn a_tampered_log_is_found_out() {
     }
 }
 
-#[tokio::test]
-async fn lists_are_in_order_and_bounded() {
-    let bench = Bench::new();
+async fn lists_are_in_order_and_bounded(bench: Bench) {
     let Customer { id, who, .. } = bench.prepaid(1_000_000).await;
     for number in 0..5 {
         let name = session(&format!("s{number}"));
@@ -491,9 +548,7 @@ async fn lists_are_in_order_and_bounded() {
     assert_eq!((entries[1].amount, entries[1].balance_after), (-10_000, Micros::new(990_000)));
 }
 
-#[tokio::test]
-async fn a_list_goes_on_behind_its_cursor_among_sessions_of_one_instant() {
-    let bench = Bench::new();
+async fn a_list_goes_on_behind_its_cursor_among_sessions_of_one_instant(bench: Bench) {
     let Customer { id, who, .. } = bench.prepaid(1_000_000).await;
     for number in 0..6 {
         let name = session(&format!("s{number}"));
@@ -517,9 +572,7 @@ async fn a_list_goes_on_behind_its_cursor_among_sessions_of_one_instant() {
     assert_eq!(running.iter().map(|session| session.id.as_str()).collect::<Vec<_>>(), ["s1"]);
 }
 
-#[tokio::test]
-async fn usage_is_kept_by_hour_for_two_months_and_by_month_for_ever() {
-    let bench = Bench::new();
+async fn usage_is_kept_by_hour_for_two_months_and_by_month_for_ever(bench: Bench) {
     let Customer { id, who, .. } = bench.prepaid(1_000_000).await;
     let billing = &bench.billing;
     let run = async |name: &str, at: Timestamp| {
@@ -546,9 +599,7 @@ async fn usage_is_kept_by_hour_for_two_months_and_by_month_for_ever() {
     assert_eq!((months[2].usage.up_bytes, months[2].usage.down_bytes), (2, 4));
 }
 
-#[tokio::test]
-async fn what_is_left_counts_included_sessions_and_balance_together() {
-    let bench = Bench::new();
+async fn what_is_left_counts_included_sessions_and_balance_together(bench: Bench) {
     let customer = NewCustomer { prepaid: None, ..customer("starter") };
     let (account, _) = bench.billing.create_customer(customer, Actor::Operator, START).await.unwrap();
     let left =
@@ -560,9 +611,27 @@ async fn what_is_left_counts_included_sessions_and_balance_together() {
     assert!(bench.billing.standing(&"nobody".parse().unwrap(), START).await.unwrap().is_none());
 }
 
-#[tokio::test]
-async fn commands_may_be_spawned() {
-    let bench = Bench::new();
+async fn events_are_told_in_the_order_of_their_changes(bench: Bench) {
+    let Customer { id, who, .. } = bench.prepaid(20_000).await;
+    let billing = &bench.billing;
+    billing.hold(&who, session("s"), &gateway("gw"), START).await.unwrap();
+    billing.begin(&id, &session("s"), START, START).await.unwrap();
+    billing.post(&id, &session("s"), end(after(1)), after(1)).await.unwrap();
+    assert!(billing.event_stream_of(&id) < billing.event_streams());
+
+    let theirs = bench.another();
+    let stream = theirs.event_stream_of(&id);
+    let mut read = Cursor::start();
+    for kind in [EventKind::CustomerActivated, EventKind::SessionStarted, EventKind::SessionCompleted] {
+        let events = theirs.events(stream, &read, 1).await.unwrap();
+        let [(place, event)] = &events[..] else { panic!("{events:?}") };
+        assert_eq!((event.kind, &event.customer), (kind, &id));
+        read = place.clone();
+    }
+    assert!(theirs.events(stream, &read, 1).await.unwrap().is_empty());
+}
+
+async fn commands_may_be_spawned(bench: Bench) {
     let Customer { id, who, .. } = bench.prepaid(20_000).await;
     let billing = bench.billing.clone();
     let task = async move {

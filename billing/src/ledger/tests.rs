@@ -50,6 +50,7 @@ impl Desk {
         let Answer::Change(change) = answer else {
             return false;
         };
+        let change = Arc::unwrap_or_clone(change);
         assert_eq!(change.account.version, self.account.version + 1);
         self.account = change.account;
         self.log.extend(change.entries);

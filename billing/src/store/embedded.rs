@@ -18,7 +18,6 @@
 //!   descriptor drops none of them.
 
 use std::fs::{self, File};
-use std::hash::Hash;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -32,7 +31,7 @@ use rusqlite::{
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::{Committed, StoreError};
+use super::{Committed, StoreError, remember};
 use crate::account::Account;
 use crate::audit::{Digest, Entry, Fault, Replay, Verified};
 use crate::event::{Cursor, Event};
@@ -236,6 +235,10 @@ impl Embedded {
         })
     }
 
+    pub(super) async fn probe(&self) -> Result<(), StoreError> {
+        self.look(|hot| Ok(hot.query_row("SELECT 1", [], |_| Ok(()))?)).await
+    }
+
     pub(super) async fn load(&self, id: &AccountId) -> Result<Option<Arc<Account>>, StoreError> {
         self.catch_up().await?;
         let cached = self.accounts.get(id).map(|account| Arc::clone(&account));
@@ -247,6 +250,12 @@ impl Embedded {
 
     pub(super) async fn reload(&self, id: &AccountId) -> Result<Option<Arc<Account>>, StoreError> {
         self.look(|hot| self.refresh(hot, id)).await
+    }
+
+    /// Whether the account, which may come from the cache, is still the stored one.
+    pub(super) async fn confirm(&self, account: &Account) -> Result<bool, StoreError> {
+        let stored = self.reload(&account.id).await?;
+        Ok(stored.is_some_and(|stored| stored.version == account.version))
     }
 
     /// Commits on the caller's thread. Nothing is awaited unless another process is writing.
@@ -543,8 +552,10 @@ impl Embedded {
         .await
     }
 
+    /// There is one stream.
     pub(super) async fn events(
         &self,
+        _stream: u16,
         after: &Cursor,
         limit: u32,
     ) -> Result<Vec<(Cursor, Event)>, StoreError> {
@@ -666,17 +677,6 @@ async fn patiently<T>(mut attempt: impl FnMut() -> Result<T, StoreError>) -> Res
         pause = BUSY_PAUSE_MAX.min(pause * 2);
     }
     attempt()
-}
-
-fn remember<K: Eq + Hash, V>(cache: &DashMap<K, V>, limit: usize, key: K, value: V) {
-    if let Some(mut known) = cache.get_mut(&key) {
-        *known = value;
-        return;
-    }
-    if cache.len() >= limit {
-        cache.clear();
-    }
-    cache.insert(key, value);
 }
 
 /// The bodies of a change, written out before the lock is taken.

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
+use billing::StoreUrl;
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -94,7 +95,7 @@ impl Finding {
 async fn try_all(config: &Config) -> Vec<Finding> {
     let mut findings = vec![
         Finding::new("settings", Ok("can all be read".to_owned())),
-        Finding::new("store.url", open_store(config)),
+        Finding::new("store.url", open_store(config).await),
     ];
     findings.extend(doors(config));
     if let Some(certificate) = config.edge.tls.as_ref().and_then(|tls| tls.certificate.as_ref()) {
@@ -114,12 +115,17 @@ async fn try_all(config: &Config) -> Vec<Finding> {
 }
 
 /// Opening makes the store where there is none, and refuses one of another schema.
-fn open_store(config: &Config) -> Result<String, Trouble> {
-    store::open(config).map(|_| format!("{} opens", config.store)).map_err(|error| {
-        Trouble::new(
-            format!("{} does not open: {}", config.store, store::with_causes(&error)),
-            "name a file in a directory that this user may write to",
-        )
+async fn open_store(config: &Config) -> Result<String, Trouble> {
+    let opened = match store::open(config) {
+        Ok(billing) => billing.probe().await,
+        Err(error) => Err(error),
+    };
+    opened.map(|()| format!("{} opens", config.store)).map_err(|error| {
+        let remedy = match config.store {
+            StoreUrl::Sqlite(_) => "name a file in a directory that this user may write to",
+            StoreUrl::Redis(_) => "start the Redis there (7.0 or newer), or name the one that runs",
+        };
+        Trouble::new(format!("{} does not open: {}", config.store, store::with_causes(&error)), remedy)
     })
 }
 

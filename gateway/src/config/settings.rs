@@ -9,7 +9,7 @@ use super::plans;
 use super::values::Wrong;
 
 /// Every setting except the plans', in the order of the documentation.
-pub(super) const NAMES: [&str; 23] = [
+pub(super) const NAMES: [&str; 24] = [
     "edge.listen",
     "edge.tls_listen",
     "edge.tls_cert",
@@ -18,6 +18,7 @@ pub(super) const NAMES: [&str; 23] = [
     "edge.threads",
     "admin.listen",
     "store.url",
+    "store.data_dir",
     "pool.provider",
     "pool.kinds",
     "pool.min_idle",

@@ -146,8 +146,13 @@ fn mistakes_name_the_setting_what_is_wrong_and_how_to_mend_it() {
         ("edge.tls_cert", "c.pem", "edge.tls_key (UFB_EDGE_TLS_KEY): this is missing"),
         ("edge.public_url", "https://h/path", "scheme, host and port only"),
         ("edge.threads", "0", "from 1 to 1024"),
-        ("store.url", "redis://u:hunter2@h", "this build does not have the store `redis:` yet"),
-        ("store.url", "hunter2", "not a store's URL; give the path of a file"),
+        ("store.url", "rediss://u:hunter2@h", "this build does not speak TLS with a Redis yet"),
+        (
+            "store.url",
+            "redis://u:hunter2@h?x=1",
+            "not a store's URL; write it like one of these: `sqlite:PATH`",
+        ),
+        ("store.url", "hunter2", "not a store's URL; write it like one of these: `sqlite:PATH`"),
         (
             "pool.provider",
             "docker",
@@ -271,13 +276,18 @@ fn debug_shows_no_credential() {
 }
 
 #[test]
-fn the_data_lives_beside_the_ledger() {
+fn the_data_lives_beside_the_ledger_or_where_it_is_told_to() {
     for (url, directory) in [
         ("sqlite:data/ledger.db", "data"),
         ("sqlite:/var/lib/ufbrowsers/ledger.db", "/var/lib/ufbrowsers"),
         ("sqlite:ledger.db", "."),
+        ("redis://user:hunter2@h", "data"),
     ] {
-        assert_eq!(from_flags(&[("store.url", url)]).unwrap().data_dir(), PathBuf::from(directory), "{url}");
+        let config = from_flags(&[("store.url", url)]).unwrap();
+        assert_eq!(config.data_dir, PathBuf::from(directory), "{url}");
+        assert!(!format!("{config:?}").contains("hunter2"));
+        let config = from_flags(&[("store.url", url), ("store.data_dir", "/srv/one")]).unwrap();
+        assert_eq!(config.data_dir, PathBuf::from("/srv/one"), "{url}");
     }
 }
 

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use billing::{Micros, StoreUrl};
+use billing::{InvalidStoreUrl, Micros, StoreUrl};
 use http::Uri;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 
@@ -146,17 +146,14 @@ fn split_digits(text: &str) -> (&str, &str) {
     text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()))
 }
 
-/// The text may hold a password, so that only what stands before the first colon is repeated.
+/// The text may hold a password, so that it is not repeated.
 pub(super) fn store_url(text: &str) -> Result<StoreUrl, Wrong> {
-    let scheme = text.split_once(':').map_or("", |(scheme, _)| scheme);
-    text.parse().map_err(|_| {
-        let problem = match scheme {
-            "redis" | "rediss" | "redis+cluster" | "redis+sentinel" => {
-                format!("this build does not have the store `{scheme}:` yet")
-            }
-            _ => "this is not a store's URL".to_owned(),
+    text.parse().map_err(|invalid: InvalidStoreUrl| {
+        let problem = match text.split_once(':').map_or("", |(scheme, _)| scheme) {
+            "rediss" => "this build does not speak TLS with a Redis yet",
+            _ => "this is not a store's URL",
         };
-        Wrong::new(problem, "give the path of a file, like `sqlite:data/ledger.db`")
+        Wrong::new(problem, format!("write it like one of these: {invalid}"))
     })
 }
 

@@ -21,7 +21,7 @@ async fn stored(bench: &Bench, held: &Reserved) -> Option<Session> {
 
 #[tokio::test]
 async fn a_reserved_session_is_held_for_us_at_once_and_for_others_once_it_is_confirmed() {
-    let bench = Bench::new();
+    let bench = Bench::embedded();
     let customer = bench.prepaid(20_000).await;
     warm(&bench, &customer).await;
     let reserved = reserve(&bench, &customer).await.unwrap();
@@ -36,7 +36,7 @@ async fn a_reserved_session_is_held_for_us_at_once_and_for_others_once_it_is_con
 
 #[tokio::test]
 async fn every_look_and_every_command_finds_what_was_put_off() {
-    let bench = Bench::new();
+    let bench = Bench::embedded();
     let customer = bench.prepaid(1_000_000).await;
     warm(&bench, &customer).await;
     let (account, id) = (&customer.id, |reserved: &Reserved| reserved.session.id.clone());
@@ -58,7 +58,7 @@ async fn every_look_and_every_command_finds_what_was_put_off() {
 
 #[tokio::test]
 async fn reserved_sessions_are_decided_on_one_another() {
-    let bench = Bench::new();
+    let bench = Bench::embedded();
     let customer = bench.prepaid(30_000).await;
     warm(&bench, &customer).await;
     for _ in 0..3 {
@@ -72,7 +72,7 @@ async fn reserved_sessions_are_decided_on_one_another() {
 
 #[tokio::test]
 async fn what_another_process_did_before_is_seen() {
-    let bench = Bench::new();
+    let bench = Bench::embedded();
     let customer = bench.prepaid(1_000_000).await;
     warm(&bench, &customer).await;
     bench.another().suspend(&customer.id, true, Actor::Operator, START).await.unwrap();
@@ -91,7 +91,7 @@ async fn what_another_process_did_before_is_seen() {
 /// The first was decided before the other process wrote, the second on the first: both are decided anew.
 #[tokio::test]
 async fn what_another_process_did_in_between_is_decided_on_when_it_is_confirmed() {
-    let bench = Bench::new();
+    let bench = Bench::embedded();
     let customer = bench.prepaid(1_000_000).await;
     warm(&bench, &customer).await;
     let (first, second) =
@@ -109,7 +109,7 @@ async fn what_another_process_did_in_between_is_decided_on_when_it_is_confirmed(
 
 #[tokio::test]
 async fn a_session_that_another_process_made_impossible_is_not_held() {
-    let bench = Bench::new();
+    let bench = Bench::embedded();
     let customer = bench.prepaid(1_000_000).await;
     warm(&bench, &customer).await;
     let reserved = reserve(&bench, &customer).await.unwrap();
@@ -123,7 +123,7 @@ async fn a_session_that_another_process_made_impossible_is_not_held() {
 
 #[tokio::test]
 async fn what_a_killed_gateway_had_put_off_is_committed_and_settled_by_the_next() {
-    let bench = Bench::new();
+    let bench = Bench::embedded();
     let customer = bench.prepaid(1_000_000).await;
     warm(&bench, &customer).await;
     let reserved = reserve(&bench, &customer).await.unwrap();
@@ -139,17 +139,18 @@ async fn what_a_killed_gateway_had_put_off_is_committed_and_settled_by_the_next(
 
 #[tokio::test]
 async fn a_journal_that_was_cut_off_tells_what_it_has() {
-    let bench = Bench::new();
+    let bench = Bench::embedded();
     let customer = bench.prepaid(1_000_000).await;
     warm(&bench, &customer).await;
     reserve(&bench, &customer).await.unwrap();
     reserve(&bench, &customer).await.unwrap();
     let (folder, unused) = bench.killed();
+    let folder = folder.expect("the embedded store is files");
     drop(unused);
     let journal = folder.path().join("ledger.db-holds");
     let lines = fs::read(&journal).unwrap();
     fs::write(&journal, &lines[..lines.len() - 10]).unwrap();
-    let next = open(folder.path().join("ledger.db"));
+    let next = open(&StoreUrl::Sqlite(folder.path().join("ledger.db")));
     assert_eq!(next.settle_abandoned(&gateway("next"), START).await.unwrap().len(), 1);
     next.verify(&customer.id).await.unwrap();
 }
