@@ -85,6 +85,8 @@ enum Part {
     Clients,
     /// Replies and requests of 1, 5 and 50 MB.
     Throughput,
+    /// 500 connects at once, over and over, beside another customer.
+    Storm,
     /// Memory of an idle session.
     Hold,
     /// 4,000 sessions for ten minutes; only where it is asked for.
@@ -92,7 +94,8 @@ enum Part {
 }
 
 impl Part {
-    const DEFAULT: [Self; 5] = [Self::Connect, Self::Roundtrip, Self::Clients, Self::Throughput, Self::Hold];
+    const DEFAULT: [Self; 6] =
+        [Self::Connect, Self::Roundtrip, Self::Clients, Self::Throughput, Self::Storm, Self::Hold];
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -178,7 +181,7 @@ impl Args {
     fn behind(&self, part: Part) -> Behind {
         self.browser.unwrap_or(match part {
             Part::Connect | Part::Roundtrip => Behind::Chromium,
-            Part::Clients | Part::Throughput | Part::Hold | Part::LongHold => Behind::Fake,
+            Part::Clients | Part::Throughput | Part::Storm | Part::Hold | Part::LongHold => Behind::Fake,
         })
     }
 }
@@ -190,6 +193,7 @@ impl Part {
             Self::Roundtrip => "roundtrip",
             Self::Clients => "clients",
             Self::Throughput => "throughput",
+            Self::Storm => "storm",
             Self::Hold => "hold",
             Self::LongHold => "long-hold",
         }

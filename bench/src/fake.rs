@@ -12,7 +12,7 @@ use anyhow::{Context, bail};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
@@ -28,6 +28,8 @@ const PAGE_SESSION: &str = "session-1";
 const MESSAGE_LIMIT: usize = 256 << 20;
 /// Below the usual limit of 20,000 descriptors, with room for what else the process has open.
 const CONNECTION_LIMIT: usize = 16_384;
+/// As much as the kernel allows by default (`net.core.somaxconn`).
+const BACKLOG: u32 = 4096;
 /// A client's request is a few hundred bytes.
 const HEAD_LIMIT: usize = 16 * 1024;
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
@@ -48,8 +50,7 @@ pub(crate) struct Args {
 /// Serves until SIGTERM or SIGINT; what is open then just ends, as it does with a browser that is killed.
 pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    let listener =
-        TcpListener::bind(args.listen).await.with_context(|| format!("--listen {}", args.listen))?;
+    let listener = listen(args.listen).with_context(|| format!("--listen {}", args.listen))?;
     let address = listener.local_addr()?;
     if let Some(path) = &args.ready_file {
         write_ready_file(path, address).with_context(|| format!("--ready-file {}", path.display()))?;
@@ -60,6 +61,15 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
         _ = term.recv() => Ok(()),
         _ = int.recv() => Ok(()),
     }
+}
+
+/// `TcpListener::bind` has room for 128 connections that wait for `accept`: in a storm the kernel drops the others, and
+/// their clients try again a second later.
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
 }
 
 /// Appears whole or not at all, since somebody waits for it.

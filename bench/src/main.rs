@@ -9,6 +9,7 @@ mod connect;
 mod roundtrip;
 mod throughput;
 mod hold;
+mod storm;
 mod compare;
 mod fake;
 mod client;
@@ -48,6 +49,7 @@ enum Command {
     Roundtrip(roundtrip::Args),
     Throughput(throughput::Args),
     Hold(hold::Args),
+    Storm(storm::Args),
     Compare(compare::Args),
     Fake(fake::Args),
 }
@@ -70,6 +72,7 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Roundtrip(args) => show(&args.measure.output.clone(), &roundtrip::run(args).await?),
         Command::Throughput(args) => show(&args.measure.output.clone(), &throughput::run(args).await?),
         Command::Hold(args) => show(&args.measure.output.clone(), &hold::run(args).await?),
+        Command::Storm(args) => show(&args.measure.output.clone(), &storm::run(args).await?),
         Command::Compare(args) => {
             let output = Output { json: args.json, plot: None };
             show(&output, &compare::run(args).await?)

@@ -224,7 +224,7 @@ impl Subject {
             target: self.endpoint.name.clone(),
             product: self.product.clone(),
             tls: self.tls.clone(),
-            times: std::mem::replace(&mut self.times, Times::new()),
+            times: std::mem::take(&mut self.times),
         }
     }
 

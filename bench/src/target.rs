@@ -66,7 +66,12 @@ impl MeasureArgs {
 
     /// Checks all arguments, and only then asks the network where each target is.
     pub(crate) async fn endpoints(&self) -> anyhow::Result<Vec<Endpoint>> {
-        let (targets, tls) = self.check()?;
+        self.endpoints_of(&self.targets).await
+    }
+
+    /// The same for URLs that another argument names, such as a second customer's.
+    pub(crate) async fn endpoints_of(&self, texts: &[String]) -> anyhow::Result<Vec<Endpoint>> {
+        let (targets, tls) = self.check(texts)?;
         let mut endpoints = Vec::with_capacity(targets.len());
         for target in targets {
             let name = target.name.clone();
@@ -79,8 +84,8 @@ impl MeasureArgs {
         Ok(endpoints)
     }
 
-    fn check(&self) -> Result<(Vec<Target>, Option<TlsConnector>), Mistakes> {
-        let (targets, mut mistakes) = parse_all(&self.targets);
+    fn check(&self, texts: &[String]) -> Result<(Vec<Target>, Option<TlsConnector>), Mistakes> {
+        let (targets, mut mistakes) = parse_all(texts);
         let tls = match (&self.ca, self.insecure) {
             (Some(ca), _) => tls::trusting(ca).map(Some).map_err(|e| format!("--ca {}: {e:#}", ca.display())),
             (None, true) => tls::insecure().map(Some).map_err(|e| format!("--insecure: {e:#}")),
@@ -132,6 +137,7 @@ struct Target {
 }
 
 /// A target that can be connected to: its name is looked up, its browser's socket is known.
+#[derive(Clone)]
 pub(crate) struct Endpoint {
     pub(crate) name: String,
     pub(crate) address: SocketAddr,
@@ -291,7 +297,7 @@ mod tests {
             timeout: Duration::ZERO,
             output: Output::default(),
         };
-        let mistakes = args.check().map(|_| ()).unwrap_err().0;
+        let mistakes = args.check(&args.targets).map(|_| ()).unwrap_err().0;
         assert_eq!(mistakes.len(), 3, "{mistakes:?}");
     }
 }

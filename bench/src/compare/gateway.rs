@@ -30,7 +30,8 @@ pub(super) async fn start(
             .current_dir(stage.path(""));
         command
     };
-    let key = create_customer(&mut command())?;
+    let paths = [create_customer(&mut command())?, create_customer(&mut command())?]
+        .map(|key| format!("/?token={key}"));
     let mut serve = command();
     serve
         .args(["serve", "--ready-file", "gateway.json"])
@@ -45,13 +46,11 @@ pub(super) async fn start(
         .env("UFB_POOL_FIXED_SESSIONS_PER_ENDPOINT", limits.browser_sockets.to_string());
     let pid = stage.start("gateway", &mut serve)?;
     let ready: Value = serde_json::from_str(&stage.file("gateway.json").await?)?;
-    let door = |name: &str| ready[name].as_str().with_context(|| format!("gateway.json names no {name}"));
-    Ok(Front {
-        name: "gateway",
-        plain: format!("ws://{}/?token={key}", door("http")?),
-        tls: format!("wss://{}/?token={key}", door("https")?),
-        pids: vec![pid],
-    })
+    let door = |name: &str| -> Result<_> {
+        let address = ready[name].as_str().with_context(|| format!("gateway.json names no {name}"))?;
+        Ok(address.parse()?)
+    };
+    Ok(Front { name: "gateway", plain: door("http")?, tls: door("https")?, paths, pids: vec![pid] })
 }
 
 /// Makes a customer; returns its key.

@@ -38,7 +38,6 @@ backend browser
     let file = stage.write("haproxy.cfg", &config)?;
     let pid = stage.start("haproxy", Command::new("haproxy").arg("-db").arg("-f").arg(file))?;
     stage.accepts(plain).await?;
-    let path = &browser.path;
-    let (plain, tls) = (format!("ws://{plain}{path}"), format!("wss://{tls}{path}"));
-    Ok(Front { name: "haproxy", plain, tls, pids: vec![pid] })
+    let paths = [browser.path.clone(), browser.path.clone()];
+    Ok(Front { name: "haproxy", plain, tls, paths, pids: vec![pid] })
 }

@@ -57,7 +57,6 @@ http {{
     let workers = format!("/proc/{master}/task/{master}/children");
     let worker = stage.ready(async || fs::read_to_string(&workers).ok()?.trim().parse().ok()).await?;
     stage.accepts(plain).await?;
-    let path = &browser.path;
-    let (plain, tls) = (format!("ws://{plain}{path}"), format!("wss://{tls}{path}"));
-    Ok(Front { name: "nginx", plain, tls, pids: vec![worker] })
+    let paths = [browser.path.clone(), browser.path.clone()];
+    Ok(Front { name: "nginx", plain, tls, paths, pids: vec![worker] })
 }

@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use super::scene::Scene;
+use super::scene::{Customer, Scene};
 use super::{Args, Part, Section, goals};
 use crate::report::{Report, draw};
 use crate::throughput::Direction;
-use crate::{connect, hold, roundtrip, throughput};
+use crate::{connect, hold, roundtrip, storm, throughput};
 
 const TIMEOUT: Duration = Duration::from_secs(10);
 /// Between two sessions: time to warm the next browser.
@@ -20,6 +20,12 @@ const CLIENTS: NonZeroUsize = NonZeroUsize::new(16).expect("16 is not 0");
 const CLIENT_BYTES: u32 = 1_000;
 const BATCH: NonZeroU32 = NonZeroU32::new(20).expect("20 is not 0");
 const LARGE: [u32; 3] = [1_000_000, 5_000_000, 50_000_000];
+const CONNECTS: NonZeroUsize = NonZeroUsize::new(500).expect("500 is not 0");
+const STORM: Duration = Duration::from_secs(3);
+const STORMS: NonZeroU32 = NonZeroU32::new(3).expect("3 is not 0");
+const CALM_EVERY: Duration = Duration::from_millis(200);
+const QUIET: NonZeroU32 = NonZeroU32::new(10).expect("10 is not 0");
+const AFTER_STORM: Duration = Duration::from_secs(1);
 const FEW: NonZeroU32 = NonZeroU32::new(10).expect("10 is not 0");
 const MANY: NonZeroU32 = NonZeroU32::new(4_000).expect("4000 is not 0");
 const CHECK_EVERY: Duration = Duration::from_secs(60);
@@ -46,6 +52,10 @@ pub(super) async fn measure(args: &Args, part: Part, scene: &Scene) -> Result<Se
         Part::Throughput => {
             let report = throughput::run(self::throughput(args, scene)).await?;
             section(args, part, scene, goals::of_throughput(&report, door), &report)
+        }
+        Part::Storm => {
+            let report = storm::run(self::storm(scene)).await?;
+            section(args, part, scene, Vec::new(), &report)
         }
         Part::Hold => {
             let report = hold::run(self::hold(scene, args.sessions, Duration::ZERO, 0)).await?;
@@ -91,6 +101,20 @@ fn throughput(args: &Args, scene: &Scene) -> throughput::Args {
         sizes: LARGE.to_vec(),
         directions: vec![Direction::Replies, Direction::Requests],
         count: args.large,
+    }
+}
+
+/// The gateway is the only one that tells customers apart; the others show what a storm does without that.
+fn storm(scene: &Scene) -> storm::Args {
+    storm::Args {
+        measure: scene.targets(TIMEOUT),
+        calm: scene.urls(Customer::Other),
+        connects: CONNECTS,
+        storm_for: STORM,
+        rounds: STORMS,
+        calm_every: CALM_EVERY,
+        quiet: QUIET,
+        gap: AFTER_STORM,
     }
 }
 

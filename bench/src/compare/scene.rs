@@ -1,6 +1,7 @@
 //! One browser and all that stands in front of it, started anew.
 
 use std::fs;
+use std::net::SocketAddr;
 
 use anyhow::{Context, Result, anyhow};
 use rustix::process::{Resource, getrlimit};
@@ -36,9 +37,17 @@ pub(super) enum Door {
 /// What stands in front of the browser.
 pub(super) struct Front {
     pub(super) name: &'static str,
-    pub(super) plain: String,
-    pub(super) tls: String,
+    pub(super) plain: SocketAddr,
+    pub(super) tls: SocketAddr,
+    /// With the query that shows whose session it is, where somebody asks: one for each customer.
+    pub(super) paths: [String; 2],
     pub(super) pids: Vec<u32>,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Customer {
+    One = 0,
+    Other = 1,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -73,16 +82,25 @@ impl Scene {
 
     /// The browser alone, then what stands in front of it.
     pub(super) fn targets(&self, timeout: std::time::Duration) -> MeasureArgs {
-        let mut targets = vec![format!("{DIRECT}=http://{}", self.browser.address)];
-        targets.extend(self.fronts.iter().map(|front| match self.door {
-            Door::Plain => format!("{}={}", front.name, front.plain),
-            Door::Tls => format!("{}={}", front.name, front.tls),
-        }));
+        let targets = self.urls(Customer::One);
         let trust = match self.door {
             Door::Plain => Trust::Nobody,
             Door::Tls => Trust::Ca(self.stage.path("cert.pem")),
         };
         MeasureArgs::new(targets, trust, timeout)
+    }
+
+    /// NAME=URL of each target.
+    pub(super) fn urls(&self, customer: Customer) -> Vec<String> {
+        let direct = format!("{DIRECT}=http://{}", self.browser.address);
+        let fronts = self.fronts.iter().map(|front| {
+            let path = &front.paths[customer as usize];
+            match self.door {
+                Door::Plain => format!("{}=ws://{}{path}", front.name, front.plain),
+                Door::Tls => format!("{}=wss://{}{path}", front.name, front.tls),
+            }
+        });
+        std::iter::once(direct).chain(fronts).collect()
     }
 
     pub(super) fn pids(&self) -> PidArgs {

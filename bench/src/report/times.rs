@@ -9,6 +9,12 @@ use serde::Serialize;
 #[derive(Debug, Clone)]
 pub(crate) struct Times(Histogram<u64>);
 
+impl Default for Times {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Times {
     pub(crate) fn new() -> Self {
         Self(Histogram::new(3).expect("3 digits is within the library's 0 to 5"))

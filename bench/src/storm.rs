@@ -1,0 +1,178 @@
+//! Many connects at once: how many succeed, how long they take, and what they do to a customer who is calm.
+
+mod calm;
+mod report;
+
+use std::collections::BTreeMap;
+use std::num::{NonZeroU32, NonZeroUsize};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use tokio::time::{Instant, sleep};
+
+use crate::client::{Cause, Connection, Fault, get_version};
+use crate::duration;
+use crate::frames::SMALL_ROOM;
+use crate::report::{Method, Times, progress, turns};
+use crate::target::{Endpoint, MeasureArgs, Mistakes};
+
+use calm::Calm;
+pub(crate) use report::Report;
+
+/// N connects at once: how many succeed and how fast; and, with --calm, what another customer notices of it.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    pub(crate) measure: MeasureArgs,
+    /// The same target with another customer's key: sessions at a steady pace, alone and then beside the storm.
+    #[arg(long, value_name = "NAME=URL")]
+    pub(crate) calm: Vec<String>,
+    /// Connects at once.
+    #[arg(long, value_name = "N", default_value = "500")]
+    pub(crate) connects: NonZeroUsize,
+    /// How long each storm lasts: a session that has ended is replaced by the next. 0s: each connect is made once.
+    #[arg(long = "for", value_name = "TIME", default_value = "0s", value_parser = duration::parse)]
+    pub(crate) storm_for: Duration,
+    /// Storms for each target.
+    #[arg(long, value_name = "N", default_value = "5")]
+    pub(crate) rounds: NonZeroU32,
+    /// From one calm session's start to the next one's.
+    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = duration::parse)]
+    pub(crate) calm_every: Duration,
+    /// Calm sessions before each storm.
+    #[arg(long, value_name = "N", default_value = "5")]
+    pub(crate) quiet: NonZeroU32,
+    /// Pause after each storm, in which a gateway can make browsers ready.
+    #[arg(long, value_name = "TIME", default_value = "2s", value_parser = duration::parse)]
+    pub(crate) gap: Duration,
+}
+
+/// One target, and what its sessions showed so far.
+struct Subject {
+    endpoint: Endpoint,
+    storm: Tally,
+    /// From a storm's first connect to the end of its last session.
+    busy: Duration,
+    calm: Option<Calm>,
+}
+
+/// Sessions of one kind.
+#[derive(Default)]
+struct Tally {
+    times: Times,
+    /// Answered with a status other than 101, by status and code.
+    refused: BTreeMap<String, u64>,
+    /// Everything else: a reset, no answer in time.
+    failed: BTreeMap<String, u64>,
+}
+
+pub(crate) async fn run(args: Args) -> Result<Report> {
+    let method = Method::of_this_machine()?;
+    let mut subjects = subjects(&args).await?;
+    let rounds = args.rounds.get() as usize;
+    let bar = progress("storm", (rounds * subjects.len()) as u64);
+    for round in 0..rounds {
+        for index in turns(round, subjects.len()) {
+            let subject = &mut subjects[index];
+            if let Some(calm) = &mut subject.calm {
+                calm.quiet(&args).await?;
+            }
+            subject.storm(&args).await?;
+            bar.inc(1);
+            sleep(args.gap).await;
+        }
+    }
+    bar.finish_and_clear();
+    Ok(Report::new(method, &args, subjects))
+}
+
+/// The targets, each with its calm customer.
+async fn subjects(args: &Args) -> Result<Vec<Subject>> {
+    let mut calm =
+        if args.calm.is_empty() { Vec::new() } else { args.measure.endpoints_of(&args.calm).await? };
+    let mut subjects: Vec<Subject> = Vec::new();
+    for endpoint in args.measure.endpoints().await? {
+        let own = calm.iter().position(|calm| calm.name == endpoint.name);
+        let calm = own.map(|own| Calm::new(calm.swap_remove(own)));
+        subjects.push(Subject { endpoint, storm: Tally::default(), busy: Duration::ZERO, calm });
+    }
+    let left = calm.iter().map(|calm| format!("--calm {}: there is no target of that name", calm.name));
+    let left: Vec<String> = left.collect();
+    if left.is_empty() { Ok(subjects) } else { Err(Mistakes::of(left).into()) }
+}
+
+impl Subject {
+    /// One storm, with the calm customer beside it.
+    async fn storm(&mut self, args: &Args) -> Result<()> {
+        let beside = self.calm.as_ref().map(|calm| calm.begin(args)).transpose()?;
+        let begun = Instant::now();
+        let one = || session(&self.endpoint, args.measure.timeout);
+        let mut sessions: FuturesUnordered<_> = (0..args.connects.get()).map(|_| one()).collect();
+        while let Some(session) = sessions.next().await {
+            self.storm.note(session);
+            if begun.elapsed() < args.storm_for {
+                sessions.push(one());
+            }
+        }
+        self.busy += begun.elapsed();
+        if let (Some(calm), Some(beside)) = (&mut self.calm, beside) {
+            calm.end(beside).await.context("the calm customer")?;
+        }
+        Ok(())
+    }
+}
+
+/// From the TCP connect to the first reply; then an orderly end, which is not part of the time.
+async fn session(endpoint: &Endpoint, timeout: Duration) -> Result<Duration, Fault> {
+    const ID: u64 = 1;
+    let begun = Instant::now();
+    let deadline = begun + timeout;
+    let (mut connection, _) = Connection::open(endpoint, SMALL_ROOM, deadline).await?;
+    let answer = connection.ask(ID, &get_version(ID), deadline).await?;
+    connection.close(Instant::now() + timeout).await?;
+    Ok(answer.at - begun)
+}
+
+impl Tally {
+    fn note(&mut self, session: Result<Duration, Fault>) {
+        match session {
+            Ok(time) => self.times.record(time),
+            Err(fault) => {
+                let refused = matches!(fault.cause, Cause::Status(..));
+                let causes = if refused { &mut self.refused } else { &mut self.failed };
+                *causes.entry(fault.to_string()).or_default() += 1;
+            }
+        }
+    }
+
+    fn add(&mut self, other: Tally) {
+        self.times.add(&other.times);
+        for (ours, theirs) in [(&mut self.refused, other.refused), (&mut self.failed, other.failed)] {
+            for (cause, count) in theirs {
+                *ours.entry(cause).or_default() += count;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::client::Stage;
+
+    #[test]
+    fn a_refusal_is_told_from_a_failure() {
+        let fault = |cause| Err(Fault { stage: Stage::Upgrade, cause });
+        let mut tally = Tally::default();
+        tally.note(Ok(Duration::from_millis(1)));
+        tally.note(fault(Cause::Status(429, Some("concurrency_limit".to_owned()))));
+        let mut more = Tally::default();
+        more.note(fault(Cause::Status(429, Some("concurrency_limit".to_owned()))));
+        more.note(fault(Cause::Deadline));
+        tally.add(more);
+        assert_eq!(tally.times.len(), 1);
+        assert_eq!(tally.refused.values().collect::<Vec<_>>(), [&2]);
+        assert_eq!(tally.failed.values().collect::<Vec<_>>(), [&1]);
+    }
+}
