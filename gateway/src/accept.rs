@@ -137,7 +137,11 @@ async fn accept(
             Ok((stream, client, permit)) => {
                 let (gateway, tls, closing) = (Arc::clone(&gateway), tls.clone(), closing.clone());
                 tokio::spawn(async move {
-                    serve_connection(&gateway, stream, client, tls, closing).await;
+                    // Who has too many is not even told: an answer, a handshake first, is what a flood wants.
+                    if let Some(guest) = gateway.crowd.enter(client) {
+                        serve_connection(&gateway, stream, client, tls, closing).await;
+                        drop(guest);
+                    }
                     drop(permit);
                 });
             }

@@ -13,13 +13,15 @@ mod values;
 mod tests;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
 use billing::{Catalogue, StoreUrl};
 use tracing_subscriber::filter::{LevelFilter, Targets};
+
+use crate::crowd::Bounds;
 
 use self::settings::Settings;
 use self::values::Wrong;
@@ -46,6 +48,14 @@ const MOST_IDLE: u64 = 10_000;
 const MOST_THREADS: u64 = 1_024;
 /// A DevTools endpoint that somebody else runs is one browser; sharing it lets sessions see each other.
 const SESSIONS_PER_ENDPOINT: NonZeroUsize = NonZeroUsize::MIN;
+/// All sessions of the largest default plan from behind one router, each with a few sockets. Behind a load balancer, whose
+/// address all clients have, it has to be raised.
+const CONNECTIONS_PER_ADDRESS: NonZeroU32 = NonZeroU32::new(2_000).expect("2,000 is not zero");
+/// A fleet that was given a wrong key makes more, and learns no less by being told to wait; a key has 256 bits, so this
+/// spares the ledger, not the keys.
+const BAD_KEYS_PER_MINUTE: NonZeroU32 = NonZeroU32::new(60).expect("60 is not zero");
+/// Unusual for anybody: the largest default plan would end each session within three seconds.
+const STARTS_PER_MINUTE: NonZeroU32 = NonZeroU32::new(10_000).expect("10,000 is not zero");
 /// A nightly job fits, and a session that everybody forgot costs its customer at most $2.88.
 const MAX_DURATION: Duration = Duration::from_secs(24 * 60 * 60);
 /// Longer than a script waits for a page (clients give up after 3 minutes); a client that vanished without closing its
@@ -94,6 +104,8 @@ pub struct Edge {
     pub public_url: Option<PublicUrl>,
     /// Threads that serve sessions.
     pub threads: NonZeroUsize,
+    /// What one address and one key may take.
+    pub bounds: Bounds,
 }
 
 /// The door with TLS.
@@ -191,6 +203,20 @@ fn edge(settings: &mut Settings) -> Edge {
             half_of_the_cores(),
             values::number::<NonZeroUsize, 1, MOST_THREADS>,
         ),
+        bounds: bounds(settings),
+    }
+}
+
+fn bounds(settings: &mut Settings) -> Bounds {
+    let number = values::number::<NonZeroU32, 1, { u32::MAX as u64 }>;
+    Bounds {
+        connections_per_address: settings.read(
+            "edge.connections_per_address",
+            CONNECTIONS_PER_ADDRESS,
+            number,
+        ),
+        bad_keys_per_minute: settings.read("edge.bad_keys_per_minute", BAD_KEYS_PER_MINUTE, number),
+        starts_per_minute: settings.read("edge.starts_per_minute", STARTS_PER_MINUTE, number),
     }
 }
 

@@ -17,6 +17,7 @@ pub mod host;
 pub mod query;
 pub mod authenticate;
 pub mod places;
+pub mod crowd;
 pub mod hold;
 pub mod claim;
 pub mod upgrade;

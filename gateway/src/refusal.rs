@@ -96,6 +96,14 @@ pub enum Refusal {
     NoBrowser {
         retry_after: Duration,
     },
+    /// Too many keys of that address were none.
+    TooManyBadKeys {
+        retry_after: Duration,
+    },
+    /// The key started too many sessions within a minute.
+    TooManyStarts {
+        retry_after: Duration,
+    },
     /// As many sessions as this gateway has descriptors for.
     Full,
     /// The ledger cannot be reached.
@@ -182,6 +190,16 @@ impl Refusal {
             Self::NoBrowser { .. } => {
                 (StatusCode::SERVICE_UNAVAILABLE, "no_browser", "No browser became free in time")
             }
+            Self::TooManyBadKeys { .. } => (
+                StatusCode::TOO_MANY_REQUESTS,
+                "too_many_bad_keys",
+                "Too many keys of this address were no keys",
+            ),
+            Self::TooManyStarts { .. } => (
+                StatusCode::TOO_MANY_REQUESTS,
+                "too_many_starts",
+                "Too many sessions were started with this key",
+            ),
             Self::Full => (StatusCode::SERVICE_UNAVAILABLE, "full", "This gateway serves no further session"),
             Self::LedgerAway => {
                 (StatusCode::SERVICE_UNAVAILABLE, "ledger_away", "The ledger cannot be reached")
@@ -231,6 +249,8 @@ impl Refusal {
             Self::Concurrency { limit, plan } => {
                 format!("the plan {plan} allows {limit} sessions at a time; end one or change the plan")
             }
+            Self::TooManyBadKeys { .. } => "check the key that your clients use, and try again".to_owned(),
+            Self::TooManyStarts { .. } => "nothing was charged; start fewer at a time".to_owned(),
             Self::NoBrowser { .. } | Self::Full | Self::LedgerAway | Self::Draining => {
                 "nothing was charged; try again".to_owned()
             }
@@ -268,7 +288,9 @@ impl Refusal {
             Self::NoCredential | Self::BadCredential => {
                 (WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"ufbrowsers\""))
             }
-            Self::NoBrowser { retry_after } => (RETRY_AFTER, seconds(*retry_after)),
+            Self::NoBrowser { retry_after }
+            | Self::TooManyBadKeys { retry_after }
+            | Self::TooManyStarts { retry_after } => (RETRY_AFTER, seconds(*retry_after)),
             Self::Concurrency { .. }
             | Self::Full
             | Self::LedgerAway

@@ -2,6 +2,8 @@
 
 use std::fs::{self, File};
 use std::net::SocketAddr;
+#[cfg(test)]
+use std::num::NonZeroU32;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -23,6 +25,7 @@ use crate::accept::Doors;
 use crate::cli::Serve;
 use crate::clock::Clock;
 use crate::config::{Config, Provider, PublicUrl};
+use crate::crowd::Crowd;
 use crate::drain::{self, Signals};
 use crate::meter::Meter;
 use crate::places::Places;
@@ -44,6 +47,7 @@ pub struct Gateway {
     pub meter: Meter,
     pub clock: Clock,
     pub places: Places,
+    pub crowd: Crowd,
     pub public_url: Option<PublicUrl>,
     /// How long a client may wait for a browser.
     pub start_timeout: Duration,
@@ -68,6 +72,7 @@ impl Gateway {
             meter,
             clock: Clock::new(),
             places: Places::by_descriptors(1, 1),
+            crowd: Crowd::for_tests(NonZeroU32::MAX),
             public_url: None,
             start_timeout: Duration::from_secs(10),
             limits: limits::Limits {
@@ -167,6 +172,7 @@ async fn open(config: &Config, data_dir: &Path) -> Result<Arc<Gateway>> {
         meter,
         clock,
         places: Places::by_descriptors(descriptors, config.pool.max_idle.get()),
+        crowd: Crowd::new(config.edge.bounds),
         public_url: config.edge.public_url.clone(),
         start_timeout: config.session.start_timeout,
         limits: limits::Limits {
@@ -252,6 +258,7 @@ async fn beat(gateway: Arc<Gateway>, metrics: PrometheusHandle) {
     loop {
         ticks.tick().await;
         gateway.clock.resync();
+        gateway.crowd.forget();
         // Histograms keep each sample until they are read or kept up.
         metrics.run_upkeep();
         if let Err(error) = gateway.billing.heartbeat(&gateway.id, gateway.clock.now()).await {

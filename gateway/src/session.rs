@@ -111,6 +111,7 @@ pub async fn start(
     new: NewSession,
     site: &Site<'_>,
 ) -> Result<Started, NotHeld> {
+    gateway.crowd.may_start(&who.key)?;
     let place = gateway.places.enter()?;
     let held = hold(gateway, who, new, site).await?;
     let (lease, held) = claim(gateway, held, site).await?;

@@ -9,13 +9,16 @@ use super::plans;
 use super::values::Wrong;
 
 /// Every setting except the plans', in the order of the documentation.
-pub(super) const NAMES: [&str; 24] = [
+pub(super) const NAMES: [&str; 27] = [
     "edge.listen",
     "edge.tls_listen",
     "edge.tls_cert",
     "edge.tls_key",
     "edge.public_url",
     "edge.threads",
+    "edge.connections_per_address",
+    "edge.bad_keys_per_minute",
+    "edge.starts_per_minute",
     "admin.listen",
     "store.url",
     "store.data_dir",
