@@ -18,9 +18,9 @@ use std::time::Duration;
 use anyhow::Result;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::duration;
 use crate::report::Method;
 use crate::target::Mistakes;
+use crate::{duration, script};
 
 pub(crate) use report::Report;
 use report::Section;
@@ -52,6 +52,12 @@ pub(crate) struct Args {
     /// Messages of each size for each target of throughput.
     #[arg(long, value_name = "N", default_value = "20")]
     large: NonZeroU32,
+    /// Sessions for each target of script.
+    #[arg(long, value_name = "N", default_value = "50")]
+    scripts: NonZeroU32,
+    /// The directory whose node_modules has playwright-core.
+    #[arg(long, value_name = "DIRECTORY", default_value = "tests/clients", overrides_with = "playwright")]
+    playwright: PathBuf,
     /// Sessions for each target of hold.
     #[arg(long, value_name = "N", default_value = "1000")]
     sessions: NonZeroU32,
@@ -87,6 +93,8 @@ enum Part {
     Throughput,
     /// 500 connects at once, over and over, beside another customer.
     Storm,
+    /// Playwright: connectOverCDP, a new page, loaded.
+    Script,
     /// Memory of an idle session.
     Hold,
     /// 4,000 sessions for ten minutes; only where it is asked for.
@@ -94,8 +102,15 @@ enum Part {
 }
 
 impl Part {
-    const DEFAULT: [Self; 6] =
-        [Self::Connect, Self::Roundtrip, Self::Clients, Self::Throughput, Self::Storm, Self::Hold];
+    const DEFAULT: [Self; 7] = [
+        Self::Connect,
+        Self::Roundtrip,
+        Self::Clients,
+        Self::Throughput,
+        Self::Storm,
+        Self::Script,
+        Self::Hold,
+    ];
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -147,6 +162,9 @@ impl Args {
     fn complete(&mut self) -> Result<()> {
         if self.only.is_empty() {
             self.only = Part::DEFAULT.to_vec();
+            // The stand-in renders no page.
+            let renders = self.behind(Part::Script) == Behind::Chromium;
+            self.only.retain(|&part| part != Part::Script || renders);
         }
         let gateway = match self.gateway.take() {
             Some(gateway) => gateway,
@@ -168,6 +186,12 @@ impl Args {
                     .push(format!("{program} is not there: apt-get install {program}, or give --against"));
             }
         }
+        if self.only.contains(&Part::Script) && self.behind(Part::Script) == Behind::Fake {
+            mistakes.push("--only script: the stand-in renders no page; leave --browser fake out".to_owned());
+        }
+        if self.only.contains(&Part::Script) {
+            mistakes.extend(script::missing(&self.playwright));
+        }
         if let Some(plots) = &self.plots
             && let Err(error) = std::fs::create_dir_all(plots)
         {
@@ -180,7 +204,7 @@ impl Args {
     /// The real browser where a script's time is the question; the stand-in where it would hide the proxies.
     fn behind(&self, part: Part) -> Behind {
         self.browser.unwrap_or(match part {
-            Part::Connect | Part::Roundtrip => Behind::Chromium,
+            Part::Connect | Part::Roundtrip | Part::Script => Behind::Chromium,
             Part::Clients | Part::Throughput | Part::Storm | Part::Hold | Part::LongHold => Behind::Fake,
         })
     }
@@ -194,6 +218,7 @@ impl Part {
             Self::Clients => "clients",
             Self::Throughput => "throughput",
             Self::Storm => "storm",
+            Self::Script => "script",
             Self::Hold => "hold",
             Self::LongHold => "long-hold",
         }

@@ -10,6 +10,7 @@ mod roundtrip;
 mod throughput;
 mod hold;
 mod storm;
+mod script;
 mod compare;
 mod fake;
 mod client;
@@ -50,6 +51,7 @@ enum Command {
     Throughput(throughput::Args),
     Hold(hold::Args),
     Storm(storm::Args),
+    Script(script::Args),
     Compare(compare::Args),
     Fake(fake::Args),
 }
@@ -73,6 +75,7 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Throughput(args) => show(&args.measure.output.clone(), &throughput::run(args).await?),
         Command::Hold(args) => show(&args.measure.output.clone(), &hold::run(args).await?),
         Command::Storm(args) => show(&args.measure.output.clone(), &storm::run(args).await?),
+        Command::Script(args) => show(&args.measure.output.clone(), &script::run(args).await?),
         Command::Compare(args) => {
             let output = Output { json: args.json, plot: None };
             show(&output, &compare::run(args).await?)

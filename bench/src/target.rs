@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -62,6 +62,14 @@ impl MeasureArgs {
             Trust::Ca(file) => Some(file),
         };
         Self { targets, ca, insecure: false, timeout, output: Output::default() }
+    }
+
+    pub(crate) fn ca(&self) -> Option<&Path> {
+        self.ca.as_deref()
+    }
+
+    pub(crate) fn is_insecure(&self) -> bool {
+        self.insecure
     }
 
     /// Checks all arguments, and only then asks the network where each target is.

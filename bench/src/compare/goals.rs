@@ -8,7 +8,7 @@ use super::scene::Door;
 use crate::report::{Figures, Row, number};
 use crate::target::DIRECT;
 use crate::throughput::Direction;
-use crate::{connect, hold, roundtrip, throughput};
+use crate::{connect, hold, roundtrip, script, throughput};
 
 const GATEWAY: &str = "gateway";
 const NGINX: &str = "nginx";
@@ -125,6 +125,17 @@ pub(super) fn of_throughput(report: &throughput::Report, door: Door) -> Vec<Goal
     };
     let what = format!("replies of 5 MB, MB/s ÷ the better proxy's, {}", door.name());
     vec![Goal::new(what, Bound::AtLeast(least), ours.zip(theirs).map(|(ours, theirs)| ours / theirs))]
+}
+
+/// Nobody connects to a browser by TLS, so with it there is nothing to compare with.
+pub(super) fn of_script(report: &script::Report, door: Door) -> Vec<Goal> {
+    let found = ratio(&report.rows, |f| f.p50_us, |rows, pick| figure(rows, DIRECT, pick));
+    match door {
+        Door::Plain => {
+            vec![Goal::new("Playwright until loaded ÷ direct, plain, p50", Bound::AtMost(1.0), found)]
+        }
+        Door::Tls => Vec::new(),
+    }
 }
 
 pub(super) fn of_hold(report: &hold::Report, door: Door) -> Vec<Goal> {

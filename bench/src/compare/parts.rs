@@ -9,12 +9,13 @@ use super::scene::{Customer, Scene};
 use super::{Args, Part, Section, goals};
 use crate::report::{Report, draw};
 use crate::throughput::Direction;
-use crate::{connect, hold, roundtrip, storm, throughput};
+use crate::{connect, hold, roundtrip, script, storm, throughput};
 
 const TIMEOUT: Duration = Duration::from_secs(10);
 /// Between two sessions: time to warm the next browser.
 const GAP: Duration = Duration::from_millis(20);
 const WARM_UP: u32 = 10;
+const SCRIPTS_BEFORE: u32 = 5;
 const COMMAND_BYTES: u32 = 100;
 const CLIENTS: NonZeroUsize = NonZeroUsize::new(16).expect("16 is not 0");
 const CLIENT_BYTES: u32 = 1_000;
@@ -56,6 +57,10 @@ pub(super) async fn measure(args: &Args, part: Part, scene: &Scene) -> Result<Se
         Part::Storm => {
             let report = storm::run(self::storm(scene)).await?;
             section(args, part, scene, Vec::new(), &report)
+        }
+        Part::Script => {
+            let report = script::run(self::script(args, scene)).await?;
+            section(args, part, scene, goals::of_script(&report, door), &report)
         }
         Part::Hold => {
             let report = hold::run(self::hold(scene, args.sessions, Duration::ZERO, 0)).await?;
@@ -115,6 +120,16 @@ fn storm(scene: &Scene) -> storm::Args {
         calm_every: CALM_EVERY,
         quiet: QUIET,
         gap: AFTER_STORM,
+    }
+}
+
+fn script(args: &Args, scene: &Scene) -> script::Args {
+    script::Args {
+        measure: scene.targets(TIMEOUT),
+        playwright: args.playwright.clone(),
+        count: args.scripts,
+        gap: GAP,
+        warmup: SCRIPTS_BEFORE,
     }
 }
 
