@@ -41,6 +41,12 @@ impl Lease {
         self.socket.take()
     }
 
+    /// Whether nobody has taken it yet.
+    #[must_use]
+    pub fn has_socket(&self) -> bool {
+        self.socket.is_some()
+    }
+
     /// Where further sockets of the same browser are opened, and where its end is asked for. Drop it soon: with `fixed` the
     /// browser's slot is taken as long as it is there.
     #[must_use]

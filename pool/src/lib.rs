@@ -14,19 +14,24 @@ mod warmer;
 mod health;
 mod cdp;
 mod provider;
+mod about;
+mod http;
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
+use about::About;
 use queue::Claim;
 use ready::Ready;
 use warmer::{Event, Warmer};
 
+pub use about::{Unknown, Version};
 pub use lease::Lease;
 pub use provider::{FixedEndpoint, ProviderError, ProviderSettings, Verdict};
 pub use upstream::{Upstream, UpstreamError};
@@ -106,6 +111,7 @@ pub struct Pool {
     ready: Arc<Ready>,
     reserve: usize,
     events: mpsc::Sender<Event>,
+    about: Arc<About>,
 }
 
 impl Pool {
@@ -119,9 +125,10 @@ impl Pool {
         let (events, inbox) = mpsc::channel(EVENTS);
         let ready = Arc::new(Ready::new(settings.max_idle.get()));
         let reserve = settings.reserve();
-        let warmer = Warmer::open(settings, Arc::clone(&ready), events.clone()).await?;
+        let about = Arc::new(About::default());
+        let warmer = Warmer::open(settings, Arc::clone(&ready), events.clone(), Arc::clone(&about)).await?;
         tokio::spawn(warmer.run(inbox));
-        Ok(Self { ready, reserve, events })
+        Ok(Self { ready, reserve, events, about })
     }
 
     /// Pops a browser that is warm and alive, if there is one for an owner of that share. Lock-free, no I/O but one
@@ -159,6 +166,24 @@ impl Pool {
         let lease = answer.await.unwrap_or(Err(Unavailable::Closed))?;
         metrics::counter!("ufb_pool_claims_total", "start" => "on_demand").increment(1);
         Ok(lease)
+    }
+
+    /// What its browsers tell of themselves at `/json/version`, but for the URL of a socket. Takes none of them.
+    ///
+    /// # Errors
+    ///
+    /// [`Unknown`], where no browser answers and none ever did.
+    pub async fn version(&self) -> Result<Version, Unknown> {
+        self.about.version().await
+    }
+
+    /// What they tell at `/json/protocol`: JSON of some megabytes. Takes none of them.
+    ///
+    /// # Errors
+    ///
+    /// [`Unknown`], where no browser answers and none ever did.
+    pub async fn protocol(&self) -> Result<Bytes, Unknown> {
+        self.about.protocol().await
     }
 
     /// Idle browsers at this moment.

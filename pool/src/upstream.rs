@@ -3,15 +3,20 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde_json::Value;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::cdp::{Cdp, CdpError};
+use crate::http;
 use crate::lease::Endpoint;
 use crate::provider::{Browser, Verdict};
 
 /// A browser on this machine or in this cluster takes a connection in far less; one that does not is gone.
 const PATIENCE: Duration = Duration::from_secs(2);
+
+/// More than some thousand pages need.
+const LIST_BYTES: u64 = 4 * 1024 * 1024;
 
 /// Why a further socket could not be opened.
 #[derive(Debug, thiserror::Error)]
@@ -50,6 +55,29 @@ impl Upstream {
     /// See [`UpstreamError`].
     pub async fn open_page(&self, target: &str) -> Result<TcpStream, UpstreamError> {
         self.open(format!("/devtools/page/{target}")).await
+    }
+
+    /// The same to its first page, which every browser of a pool has when it is claimed.
+    ///
+    /// # Errors
+    ///
+    /// See [`UpstreamError`].
+    pub async fn open_first_page(&self) -> Result<TcpStream, UpstreamError> {
+        let pages = self.pages().await?;
+        let page = pages.iter().find(|page| page["type"] == "page").and_then(|page| page["id"].as_str());
+        self.open_page(page.ok_or_else(|| UpstreamError::Refused("it has no page".to_owned()))?).await
+    }
+
+    /// Its targets, as `/json/list` tells them.
+    ///
+    /// # Errors
+    ///
+    /// See [`UpstreamError`].
+    pub async fn pages(&self) -> Result<Vec<Value>, UpstreamError> {
+        let asked = timeout(PATIENCE, http::get(self.0.endpoint.address, "/json/list", LIST_BYTES)).await;
+        let body = asked.map_err(|_| UpstreamError::TimedOut)?;
+        let body = body.map_err(|error| UpstreamError::Refused(error.to_string()))?;
+        serde_json::from_slice(&body).map_err(|error| UpstreamError::Refused(error.to_string()))
     }
 
     /// How the browser ended, as soon as that is known; [`Verdict::Unknown`] when it is not after `within`.

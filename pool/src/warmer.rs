@@ -10,6 +10,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 use tracing::{debug, error, info, warn};
 
+use crate::about::About;
 use crate::lease::Lease;
 use crate::provider::{Browser, Provider, ProviderError, Start};
 use crate::queue::{Claim, Next, Queue};
@@ -53,6 +54,7 @@ pub(crate) struct Warmer {
     settings: Settings,
     ready: Arc<Ready>,
     events: mpsc::Sender<Event>,
+    about: Arc<About>,
     starting: JoinSet<Result<Warm, ProviderError>>,
     queue: Queue,
     pace: Pace,
@@ -64,10 +66,11 @@ impl Warmer {
         settings: Settings,
         ready: Arc<Ready>,
         events: mpsc::Sender<Event>,
+        about: Arc<About>,
     ) -> Result<Self, ProviderError> {
         let provider = Provider::open(&settings.provider, &settings.directory).await?;
         let (starting, queue, pace, breaker) = (JoinSet::new(), Queue::new(), Pace::new(), Breaker::new());
-        Ok(Self { provider, settings, ready, events, starting, queue, pace, breaker })
+        Ok(Self { provider, settings, ready, events, about, starting, queue, pace, breaker })
     }
 
     pub(crate) async fn run(mut self, mut inbox: mpsc::Receiver<Event>) {
@@ -160,6 +163,7 @@ impl Warmer {
         metrics::counter!("ufb_pool_browsers_created_total").increment(1);
         self.pace.came(Instant::now());
         self.watch(&warm.browser);
+        self.about.note(warm.browser.endpoint.address);
         let reserve_is_short = self.ready.len() < self.settings.reserve();
         match self.queue.next(reserve_is_short) {
             Next::Claim(claim) => {

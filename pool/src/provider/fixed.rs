@@ -1,17 +1,16 @@
 //! Browsers that somebody else runs: the pool only opens their sockets.
 
-use std::io;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde_json::Value;
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::net::{TcpStream, lookup_host};
+use tokio::net::lookup_host;
 use tokio::sync::watch;
 
 use super::{Browser, FixedEndpoint, Hand, ProviderError};
+use crate::http;
 use crate::lease::Endpoint;
 use crate::ready::Claimable;
 
@@ -84,34 +83,9 @@ async fn resolve(authority: &str) -> Result<SocketAddr, String> {
 
 /// Asks `/json/version` for the path of the browser's own socket.
 async fn browser_path(address: SocketAddr) -> Result<String, String> {
-    let body = get(address, "/json/version").await.map_err(|error| error.to_string())?;
+    let body = http::get(address, "/json/version", ANSWER_BYTES).await.map_err(|error| error.to_string())?;
     let version: Value = serde_json::from_slice(&body).map_err(|error| error.to_string())?;
     let url = version["webSocketDebuggerUrl"].as_str().ok_or("it names no webSocketDebuggerUrl")?;
-    let uri: http::Uri = url.parse().map_err(|_| format!("it names a strange URL, {url}"))?;
+    let uri: ::http::Uri = url.parse().map_err(|_| format!("it names a strange URL, {url}"))?;
     Ok(uri.path().to_owned())
-}
-
-/// The body of one answer. Chrome keeps the connection open whatever it is asked, and always tells the length.
-async fn get(address: SocketAddr, path: &str) -> io::Result<Vec<u8>> {
-    let mut stream = TcpStream::connect(address).await?;
-    let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\n\r\n");
-    stream.write_all(request.as_bytes()).await?;
-    let mut answer = BufReader::new(stream).take(ANSWER_BYTES);
-    let mut length = 0;
-    loop {
-        let mut line = String::new();
-        if answer.read_line(&mut line).await? == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        match line.trim_end().split_once(':') {
-            Some((name, value)) if name.eq_ignore_ascii_case("content-length") => {
-                length = value.trim().parse().unwrap_or(0);
-            }
-            None if line.trim_end().is_empty() => break,
-            Some(_) | None => {}
-        }
-    }
-    let mut body = Vec::new();
-    answer.take(length).read_to_end(&mut body).await?;
-    Ok(body)
 }
