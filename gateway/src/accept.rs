@@ -127,7 +127,7 @@ async fn accept(
         // The permit before the connection: what is not accepted waits in the kernel's bounded queue.
         let next = async {
             let permit = gateway.places.connection().await;
-            listener.accept().await.map(|(stream, peer)| (stream, peer.ip(), permit))
+            listener.accept().await.map(|(stream, peer)| (stream, peer.ip().to_canonical(), permit))
         };
         let accepted = tokio::select! {
             accepted = next => accepted,
@@ -183,7 +183,7 @@ async fn serve_http<C: Client + 'static>(
     stream: C,
     mut closing: watch::Receiver<bool>,
 ) {
-    let slot: Mutex<Option<Admitted>> = Mutex::new(None);
+    let slot: Mutex<Option<Admitted<'_>>> = Mutex::new(None);
     let service = service_fn(|request| {
         Box::pin(async {
             let (response, admitted) = session::admit(gateway, door, client, request).await;

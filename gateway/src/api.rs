@@ -12,6 +12,7 @@ use serde::Serialize;
 use tracing::debug;
 
 use crate::refusal::Refusal;
+use crate::route;
 use crate::serve::Gateway;
 use crate::session::Door;
 
@@ -23,6 +24,7 @@ mod sessions;
 mod account;
 mod usage;
 mod openapi;
+pub(crate) mod discovery;
 
 use operation::{Call, Route};
 
@@ -52,7 +54,7 @@ pub async fn answer(gateway: &Arc<Gateway>, door: Door, request: Request<Incomin
         dispatch(gateway, door, request).await
     };
     answered.unwrap_or_else(|refusal| {
-        debug!(code = refusal.code(), path, "refused");
+        debug!(code = refusal.code(), place = route::place(&path), "refused");
         refusal.into_response()
     })
 }
@@ -90,6 +92,11 @@ fn find<B>(request: &Request<B>) -> Result<(&'static Route, Option<String>), Ref
 fn culprit(place: &str, problem: &str) -> Option<String> {
     let quoted = || Some(problem.split('`').nth(1)?.to_owned());
     if place == "." { quoted() } else { Some(place.to_owned()) }
+}
+
+/// A session as its customer sees it, for refusals that tell of one.
+pub(crate) fn session_document(gateway: &Gateway, session: &billing::Session) -> serde_json::Value {
+    serde_json::to_value(sessions::View::of(session.clone(), gateway)).expect("its keys are texts")
 }
 
 /// 200 with a document. It may hold a token, so nobody on the way keeps it.

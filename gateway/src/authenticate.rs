@@ -1,15 +1,17 @@
 //! Credential → [`Principal`]. A key that was seen before costs no I/O; that it was not revoked since is for the hold to
-//! say, which asks the ledger anyway.
+//! say, which asks the ledger anyway. What no hold follows on asks the ledger here.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use billing::{Billing, Principal};
+use billing::{Account, Billing, Principal};
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
 
 use crate::host::Host;
 use crate::query::Query;
 use crate::refusal::Refusal;
+use crate::serve::Gateway;
+use crate::token::{self, BadToken, Claims};
 
 /// Names of headers that carry a key as they are: ours, and those that users of other services have in their code.
 const KEY_HEADERS: [&str; 4] = ["x-api-key", "x-bb-api-key", "steel-api-key", "anchor-api-key"];
@@ -17,7 +19,25 @@ const KEY_HEADERS: [&str; 4] = ["x-api-key", "x-bb-api-key", "steel-api-key", "a
 /// What every key begins with; tells which half of Basic credentials is the key.
 const KEY_PREFIX: &str = "ufb_";
 
-/// Finds the credential and whose it is. Headers win over the query, that over the host's name.
+/// What a client shows where both are taken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Identity {
+    /// A key, for everything that is its account's.
+    Key(Principal),
+    /// A token, for one session.
+    Token(Claims),
+}
+
+impl Identity {
+    #[must_use]
+    pub fn who(&self) -> &Principal {
+        match self {
+            Self::Key(who) | Self::Token(Claims { who, .. }) => who,
+        }
+    }
+}
+
+/// Finds the key and whose it is. Headers win over the query, that over the host's name.
 ///
 /// # Errors
 ///
@@ -28,7 +48,60 @@ pub async fn authenticate(
     query: &Query,
 ) -> Result<Principal, Refusal> {
     let credential = credential(headers, query).ok_or(Refusal::NoCredential)?;
-    match billing.authenticate(&credential).await {
+    by_key(billing, &credential).await
+}
+
+/// The same for a key or a token, and the account as it is now: a key that was revoked meanwhile, wherever, is refused.
+/// Costs one read of the store.
+///
+/// # Errors
+///
+/// Those of [`authenticate`], and [`Refusal::ExpiredToken`].
+pub async fn identify(
+    gateway: &Gateway,
+    headers: &HeaderMap,
+    query: &Query,
+) -> Result<(Identity, Account), Refusal> {
+    let credential = credential(headers, query).ok_or(Refusal::NoCredential)?;
+    let identity = if credential.starts_with(token::PREFIX) {
+        let claims = gateway.tokens.verify(&credential, gateway.clock.now());
+        Identity::Token(claims.map_err(|bad| match bad {
+            BadToken::Forged => Refusal::BadCredential,
+            BadToken::Expired => Refusal::ExpiredToken,
+        })?)
+    } else {
+        Identity::Key(by_key(&gateway.billing, &credential).await?)
+    };
+    let account = live_key(gateway, identity.who()).await?;
+    Ok((identity, account))
+}
+
+/// [`authenticate`], for what is not followed by a hold: a key that was revoked meanwhile, wherever, is refused. Costs one
+/// read of the store.
+///
+/// # Errors
+///
+/// Those of [`authenticate`].
+pub async fn authenticate_now(
+    gateway: &Gateway,
+    headers: &HeaderMap,
+    query: &Query,
+) -> Result<Principal, Refusal> {
+    let who = authenticate(&gateway.billing, headers, query).await?;
+    live_key(gateway, &who).await.map(|_| who)
+}
+
+/// The account as it is now.
+async fn live_key(gateway: &Gateway, who: &Principal) -> Result<Account, Refusal> {
+    let account = gateway.billing.account(&who.account).await.map_err(|error| {
+        tracing::warn!(%error, "an account could not be looked up");
+        Refusal::LedgerAway
+    })?;
+    account.filter(|account| account.has_live_key(&who.key)).ok_or(Refusal::BadCredential)
+}
+
+async fn by_key(billing: &Billing, credential: &str) -> Result<Principal, Refusal> {
+    match billing.authenticate(credential).await {
         Ok(Some(principal)) => Ok(principal),
         Ok(None) => Err(Refusal::BadCredential),
         Err(error) => {

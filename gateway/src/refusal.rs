@@ -58,8 +58,19 @@ pub enum Refusal {
         field: String,
         problem: String,
     },
+    /// A parameter that is known, and cannot be honoured here.
+    UnsupportedParameter {
+        name: &'static str,
+        problem: &'static str,
+    },
     /// The caller has no session of that id.
     NoSession,
+    /// The session has its one socket.
+    AlreadyConnected,
+    /// The session has as many sockets as it may.
+    TooManySockets {
+        limit: u32,
+    },
     /// A session of that id was asked for before, and is over. Its record is JSON.
     SessionEnded {
         session: Value,
@@ -76,6 +87,8 @@ pub enum Refusal {
     NoCredential,
     /// A credential that is none, or was revoked.
     BadCredential,
+    /// A token that was good once.
+    ExpiredToken,
     Suspended,
     Money {
         balance: Micros,
@@ -146,6 +159,16 @@ impl Refusal {
             Self::BadParameter { .. } => {
                 (StatusCode::BAD_REQUEST, "bad_parameter", "A query parameter has a wrong value")
             }
+            Self::UnsupportedParameter { .. } => {
+                (StatusCode::BAD_REQUEST, "unsupported_parameter", "A parameter cannot be honoured here")
+            }
+            Self::AlreadyConnected => {
+                (StatusCode::CONFLICT, "already_connected", "The session is connected already")
+            }
+            Self::TooManySockets { .. } => {
+                (StatusCode::TOO_MANY_REQUESTS, "socket_limit", "The session has too many connections")
+            }
+            Self::ExpiredToken => (StatusCode::UNAUTHORIZED, "expired_token", "The token has expired"),
             Self::ContentType => {
                 (StatusCode::UNSUPPORTED_MEDIA_TYPE, "content_type", "The body must be JSON")
             }
@@ -223,6 +246,12 @@ impl Refusal {
             Self::UnexpectedBody => "leave `Content-Length` and `Transfer-Encoding` out".to_owned(),
             Self::UnknownParameter(name) => format!("there is no parameter `{name}`; leave it out"),
             Self::BadParameter { name, problem } => format!("`{name}`: {problem}"),
+            Self::UnsupportedParameter { name, problem } => format!("`{name}`: {problem}"),
+            Self::AlreadyConnected => {
+                "one connection at a time; use `/devtools/…` for further ones".to_owned()
+            }
+            Self::TooManySockets { limit } => format!("it has {limit}; close some"),
+            Self::ExpiredToken => "ask discovery or the REST API for a new URL".to_owned(),
             Self::ContentType => "send `Content-Type: application/json`".to_owned(),
             Self::BodyTimeout => "send the whole body at once".to_owned(),
             Self::BodyTooLarge { limit } => format!("send at most {limit} bytes"),
@@ -261,6 +290,8 @@ impl Refusal {
     fn fields(&self) -> Map<String, Value> {
         let fields = match self {
             Self::UnknownParameter(name) | Self::BadParameter { name, .. } => json!({ "parameter": name }),
+            Self::UnsupportedParameter { name, .. } => json!({ "parameter": name }),
+            Self::TooManySockets { limit } => json!({ "limit": limit }),
             Self::UnknownField { field, .. } | Self::InvalidField { field, .. } => json!({ "field": field }),
             Self::BodyTooLarge { limit } => json!({ "limit": limit }),
             Self::SessionEnded { session } | Self::SessionDiffers { session } => {
@@ -285,13 +316,14 @@ impl Refusal {
             Self::MethodNotAllowed { allow } => (ALLOW, HeaderValue::try_from(allow).ok()?),
             Self::NotWebSocket => (http::header::UPGRADE, HeaderValue::from_static("websocket")),
             Self::WebSocketVersion => (SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13")),
-            Self::NoCredential | Self::BadCredential => {
+            Self::NoCredential | Self::BadCredential | Self::ExpiredToken => {
                 (WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"ufbrowsers\""))
             }
             Self::NoBrowser { retry_after }
             | Self::TooManyBadKeys { retry_after }
             | Self::TooManyStarts { retry_after } => (RETRY_AFTER, seconds(*retry_after)),
             Self::Concurrency { .. }
+            | Self::TooManySockets { .. }
             | Self::Full
             | Self::LedgerAway
             | Self::Draining

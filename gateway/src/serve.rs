@@ -30,6 +30,7 @@ use crate::drain::{self, Signals};
 use crate::meter::Meter;
 use crate::places::Places;
 use crate::sessions::Sessions;
+use crate::token::Signer;
 use crate::{admin, limits, settle, tls};
 
 /// How often this gateway notes that it lives: what it leaves behind is billed up to the last note.
@@ -45,6 +46,7 @@ pub struct Gateway {
     pub pool: Pool,
     pub sessions: Sessions,
     pub meter: Meter,
+    pub tokens: Signer,
     pub clock: Clock,
     pub places: Places,
     pub crowd: Crowd,
@@ -62,7 +64,8 @@ pub struct Gateway {
 impl Gateway {
     /// One without doors, whose meter runs.
     #[cfg(test)]
-    pub(crate) fn for_tests(billing: Billing, pool: Pool) -> Arc<Self> {
+    pub(crate) async fn for_tests(billing: Billing, pool: Pool) -> Arc<Self> {
+        let tokens = Signer::new(&billing.signing_key().await.expect("the store works"));
         let (meter, inbox) = Meter::new();
         let gateway = Arc::new(Self {
             id: GatewayId::random(),
@@ -70,6 +73,7 @@ impl Gateway {
             pool,
             sessions: Sessions::default(),
             meter,
+            tokens,
             clock: Clock::new(),
             places: Places::by_descriptors(1, 1),
             crowd: Crowd::for_tests(NonZeroU32::MAX),
@@ -160,6 +164,7 @@ async fn open(config: &Config, data_dir: &Path) -> Result<Arc<Gateway>> {
     })?;
     settle_abandoned(&billing, &id, clock.now()).await?;
     billing.heartbeat(&id, clock.now()).await.with_context(|| format!("the store {} fails", config.store))?;
+    let tokens = Signer::new(&billing.signing_key().await?);
     let settings = pool_settings(config, data_dir);
     let descriptors = settings.provider.descriptors();
     let pool = Pool::open(settings).await?;
@@ -170,6 +175,7 @@ async fn open(config: &Config, data_dir: &Path) -> Result<Arc<Gateway>> {
         pool,
         sessions: Sessions::default(),
         meter,
+        tokens,
         clock,
         places: Places::by_descriptors(descriptors, config.pool.max_idle.get()),
         crowd: Crowd::new(config.edge.bounds),

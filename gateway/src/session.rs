@@ -4,31 +4,30 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use billing::{NewSession, Principal, Reserved, SessionRequest};
+use billing::{NewSession, Principal, Reserved};
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{HeaderMap, Request, Response};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use tokio::net::TcpStream;
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::time::sleep;
 use tracing::{debug, info, warn};
 
-use crate::api;
+use crate::api::{self, discovery};
 use crate::authenticate::authenticate;
 use crate::claim::claim;
 use crate::hold::{NotHeld, confirm, confirm_begun, hold};
 use crate::host::Site;
+use crate::join;
 use crate::query::Query;
 use crate::refusal::{Close, Refusal};
+use crate::route::{self, Asked, Route};
 use crate::serve::Gateway;
-use crate::sessions::{Attached, Estate, Keeper, Last, Live};
+use crate::sessions::{Attached, Estate, Keeper, Last, Live, Starting};
 use crate::settle::{self, Judgement, Reason, Target, judge, settle};
 use crate::splice::{Client, Standing, cut, hang_up, say_goodbye, splice};
 use crate::upgrade::Handshake;
-
-/// Paths at which a session with Chromium is started.
-const CONNECT_PATHS: [&str; 3] = ["/", "/chromium", "/chrome"];
 
 /// A first reply takes about half a millisecond; a start that is put off by this much is not noticed.
 const HEAD_START: Duration = Duration::from_millis(5);
@@ -42,9 +41,35 @@ pub struct Started {
 
 /// A request whose 101 is being sent.
 #[derive(Debug)]
-pub struct Admitted {
-    started: Started,
-    client: IpAddr,
+#[expect(clippy::large_enum_variant, reason = "the large one is what nearly every request comes to")]
+pub enum Admitted<'a> {
+    /// The first socket of a session, which begins with it.
+    First {
+        started: Started,
+        client: IpAddr,
+        /// Where others know the session's id.
+        starting: Option<Starting<'a>>,
+        /// A page's socket, where it is not to be the browser's own.
+        page: Option<TcpStream>,
+    },
+    /// A socket of a session that is live.
+    Joined {
+        attached: Attached<'a>,
+        socket: TcpStream,
+        target: Target,
+        /// Its own, unless it uses the session's.
+        place: Option<OwnedSemaphorePermit>,
+    },
+}
+
+/// A request for a socket, as far as its path does not matter.
+#[derive(Debug)]
+pub struct Call<'a, 'r> {
+    pub gateway: &'a Arc<Gateway>,
+    pub client: IpAddr,
+    pub site: Site<'r>,
+    pub headers: &'r HeaderMap,
+    pub query: Query,
 }
 
 /// Whether the request came by TLS, which decides the scheme of the URLs in an answer.
@@ -55,47 +80,64 @@ pub enum Door {
 }
 
 /// Everything before the 101: the answer to a request, and the session that follows where it is a 101.
-pub async fn admit(
-    gateway: &Arc<Gateway>,
+pub async fn admit<'a>(
+    gateway: &'a Arc<Gateway>,
     door: Door,
     client: IpAddr,
     request: Request<Incoming>,
-) -> (Response<Full<Bytes>>, Option<Admitted>) {
+) -> (Response<Full<Bytes>>, Option<Admitted<'a>>) {
     if api::has(request.uri().path()) {
         return (Box::pin(api::answer(gateway, door, request)).await, None);
     }
     match try_admit(gateway, door, client, &request).await {
-        Ok((handshake, admitted)) => (handshake.response(), Some(admitted)),
+        Ok((response, admitted)) => (response, admitted),
         Err(refusal) => {
-            debug!(code = refusal.code(), path = request.uri().path(), "refused");
+            debug!(code = refusal.code(), place = route::place(request.uri().path()), "refused");
             (refusal.into_response(), None)
         }
     }
 }
 
-async fn try_admit(
-    gateway: &Arc<Gateway>,
+/// What does not start a session at once is boxed, so that what does carries none of it along.
+async fn try_admit<'a>(
+    gateway: &'a Arc<Gateway>,
     door: Door,
     client: IpAddr,
     request: &Request<Incoming>,
-) -> Result<(Handshake, Admitted), Refusal> {
-    if !CONNECT_PATHS.contains(&request.uri().path()) {
-        return Err(Refusal::NotFound);
+) -> Result<(Response<Full<Bytes>>, Option<Admitted<'a>>), Refusal> {
+    let Asked { route, query } = Asked::by(request.uri()).ok_or(Refusal::NotFound)?;
+    if let Route::Discovery(document, session) = route {
+        let about = (document, session);
+        return Ok((Box::pin(discovery::answer(gateway, door, request, query, about)).await?, None));
     }
     let handshake = Handshake::parse(request)?;
     if gateway.is_draining() {
         return Err(Refusal::Draining);
     }
-    let query = Query::parse(request.uri().query())?;
-    let who = authenticate(&gateway.billing, request.headers(), &query).await?;
-    let new = NewSession::fresh(SessionRequest::default());
-    let started = start(gateway, &who, new, &Site::new(gateway, door, request.headers())).await;
+    let query = Query::parse(query, gateway.limits.max_duration)?;
+    let headers = request.headers();
+    let call = Call { gateway, client, site: Site::new(gateway, door, headers), headers, query };
+    let admitted = match route {
+        Route::Connect if call.query.names_session() => Box::pin(join::named(call)).await?,
+        Route::Connect => connect(call).await?,
+        Route::Session(id) => Box::pin(join::session(call, id)).await?,
+        Route::Browser(id) => Box::pin(join::browser(call, id)).await?,
+        Route::Page(target) => Box::pin(join::page(call, target)).await?,
+        Route::Discovery(..) => unreachable!("answered above"),
+    };
+    Ok((handshake.response(), Some(admitted)))
+}
+
+/// A session of its own, by a key.
+async fn connect<'a>(call: Call<'a, '_>) -> Result<Admitted<'a>, Refusal> {
+    let who = authenticate(&call.gateway.billing, call.headers, &call.query).await?;
+    let started = start(call.gateway, &who, call.query.into_session(), &call.site).await;
     let started = started.map_err(|not_held| match not_held {
         NotHeld::Refused(refusal) => refusal,
         // 128 random bits that were used before: a broken random generator, or a broken store.
         NotHeld::Exists(_) | NotHeld::ExistsDifferent(_) => Refusal::LedgerAway,
     })?;
-    Ok((handshake, Admitted { started, client }))
+    Ok(Admitted::First { started, client: call.client, starting: None, page: None })
 }
 
 /// Place, hold, claim: all that a session needs before it begins.
@@ -121,6 +163,8 @@ pub async fn start(
 /// A session without a socket, which begins now. It ends like any other where nobody attaches to it within
 /// `session.connect_timeout`; and by [`Live::end`], after which [`Live::settled`] has its final record.
 ///
+/// While a session of that id is being started elsewhere in this gateway, it is waited for.
+///
 /// # Errors
 ///
 /// Why there is no session; nothing is charged then.
@@ -130,6 +174,7 @@ pub async fn start_detached(
     new: NewSession,
     site: &Site<'_>,
 ) -> Result<Arc<Live>, NotHeld> {
+    let starting = join::may_be_first(gateway, who, &new.id).await?;
     let started = start(gateway, who, new, site).await?;
     if let Err(not_held) = confirm(gateway, &started.held, site).await {
         started.estate.lease.release();
@@ -137,24 +182,68 @@ pub async fn start_detached(
     }
     let live = begin(gateway, started);
     let keeper = gateway.sessions.begin_detached(Arc::clone(&live));
+    drop(starting);
     tokio::spawn(follow_up(Arc::clone(gateway), Arc::clone(&live)));
     tokio::spawn(keep(Arc::clone(gateway), keeper));
     Ok(live)
 }
 
+/// A socket to the first page of a session's browser. The opening is a task of its own, so that the session is given up
+/// whether or not the client stays to hear of it.
+///
+/// # Errors
+///
+/// [`Refusal::NoBrowser`]; nothing is charged then.
+pub(crate) async fn open_first_page(
+    gateway: &Arc<Gateway>,
+    started: Started,
+) -> Result<(Started, TcpStream), Refusal> {
+    let (reply, answer) = oneshot::channel();
+    let gateway = Arc::clone(gateway);
+    tokio::spawn(async move {
+        let opened = started.estate.lease.upstream().open_first_page().await;
+        let unsent = match opened {
+            Ok(socket) => reply.send(Ok((started, socket))),
+            Err(error) => {
+                warn!(%error, session = %started.held.session.id, "a browser does not open its first page");
+                void(&gateway, started, "no browser").await;
+                let retry_after = Duration::from_secs(1);
+                return drop(reply.send(Err(Refusal::NoBrowser { retry_after })));
+            }
+        };
+        if let Err(Ok((started, _))) = unsent {
+            void(&gateway, started, "client left before the 101").await;
+        }
+    });
+    answer.await.unwrap_or(Err(Refusal::Draining))
+}
+
 /// Everything after the 101. `early` is what the client sent right behind its request.
-pub async fn run<C: Client>(gateway: &Arc<Gateway>, mut admitted: Admitted, client: C, early: Bytes) {
-    let browser = match admitted.started.estate.lease.take_socket().map(TcpStream::from_std) {
-        Some(Ok(browser)) => browser,
-        Some(Err(_)) | None => {
-            warn!(session = %admitted.started.held.session.id, "the browser's socket cannot be used");
-            return give_up(gateway, admitted).await;
+pub async fn run<C: Client>(gateway: &Arc<Gateway>, admitted: Admitted<'_>, client: C, early: Bytes) {
+    let (attached, upstream, place) = match admitted {
+        Admitted::Joined { attached, socket, target, place } => (attached, (socket, target), place),
+        Admitted::First { mut started, client, starting, page } => {
+            let Some(upstream) = first_socket(&mut started, page) else {
+                warn!(session = %started.held.session.id, "the browser's socket cannot be used");
+                return void(gateway, started, "no browser").await;
+            };
+            let live = begin(gateway, started);
+            let attached = gateway.sessions.begin(Arc::clone(&live), client);
+            drop(starting);
+            tokio::spawn(follow_up(Arc::clone(gateway), live));
+            (attached, upstream, None)
         }
     };
-    let live = begin(gateway, admitted.started);
-    let attached = gateway.sessions.begin(Arc::clone(&live), admitted.client);
-    tokio::spawn(follow_up(Arc::clone(gateway), live));
-    serve_socket(gateway, attached, client, early, browser, Target::Browser).await;
+    serve_socket(gateway, attached, client, early, upstream).await;
+    drop(place);
+}
+
+fn first_socket(started: &mut Started, page: Option<TcpStream>) -> Option<(TcpStream, Target)> {
+    if let Some(page) = page {
+        return Some((page, Target::Page));
+    }
+    let ahead = started.estate.lease.take_socket()?;
+    Some((TcpStream::from_std(ahead).ok()?, Target::Browser))
 }
 
 fn begin(gateway: &Gateway, started: Started) -> Arc<Live> {
@@ -169,8 +258,7 @@ async fn serve_socket<C: Client>(
     attached: Attached<'_>,
     mut client: C,
     early: Bytes,
-    browser: TcpStream,
-    target: Target,
+    (browser, target): (TcpStream, Target),
 ) {
     let ended = splice(&mut client, browser, early, attached.live(), attached.line()).await;
     let judgement = judge(ended.cause, target, attached.live()).await;
@@ -236,9 +324,28 @@ async fn follow_up(gateway: Arc<Gateway>, live: Arc<Live>) {
 }
 
 /// The 101 could not be sent: the client had left.
-pub async fn give_up(gateway: &Gateway, admitted: Admitted) {
-    let Started { held, estate: Estate { lease, place } } = admitted.started;
+pub async fn give_up(gateway: &Gateway, admitted: Admitted<'_>) {
+    match admitted {
+        Admitted::First { started, .. } => void(gateway, started, "client left before the 101").await,
+        Admitted::Joined { attached, place, .. } => {
+            leave(gateway, attached).await;
+            drop(place);
+        }
+    }
+}
+
+/// A socket leaves that has passed nothing. Where it is the last one, its session ends.
+pub(crate) async fn leave(gateway: &Gateway, attached: Attached<'_>) {
+    let lasted = attached.live().begun.elapsed();
+    if let Some(last) = attached.leave() {
+        drop(finish(gateway, last, lasted, Judgement::Left("client gone")).await);
+    }
+}
+
+/// Gives back what a session took that never began.
+async fn void(gateway: &Gateway, started: Started, cause: &'static str) {
+    let Started { held, estate: Estate { lease, place } } = started;
     lease.release();
-    settle::void(gateway, &held, "client left before the 101").await;
+    settle::void(gateway, &held, cause).await;
     drop(place);
 }

@@ -12,10 +12,10 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use billing::{AccountId, Reserved, Session, SessionId, Terms, Timestamp};
-use dashmap::DashMap;
+use dashmap::{DashMap, Entry};
 use futures_util::task::AtomicWaker;
 use pool::{Lease, Upstream};
-use tokio::sync::{Notify, OwnedSemaphorePermit};
+use tokio::sync::{Notify, OwnedSemaphorePermit, watch};
 use tokio::time::Instant;
 
 use crate::refusal::Close;
@@ -186,6 +186,12 @@ impl Live {
         self.members().estate.as_ref().map(|estate| estate.lease.upstream())
     }
 
+    /// Whether the socket that the pool had opened ahead of time is still to be had.
+    #[must_use]
+    pub fn has_socket(&self) -> bool {
+        self.members().estate.as_ref().is_some_and(|estate| estate.lease.has_socket())
+    }
+
     /// The address that its first socket came from.
     #[must_use]
     pub fn client(&self) -> Option<IpAddr> {
@@ -276,8 +282,25 @@ impl Members {
 #[derive(Debug, Default)]
 pub struct Sessions {
     live: DashMap<(AccountId, SessionId), Arc<Live>>,
+    /// Those whose id was known before they began, from the hold until they are live.
+    starting: DashMap<(AccountId, SessionId), watch::Receiver<()>>,
     /// Set once all are to end: who comes in later is told at once.
     closing: OnceLock<Close>,
+}
+
+/// The right to start a session of an id that others know as well, until it is live or has failed.
+#[derive(Debug)]
+pub struct Starting<'a> {
+    sessions: &'a Sessions,
+    key: (AccountId, SessionId),
+    /// Those who wait learn of its drop.
+    _done: watch::Sender<()>,
+}
+
+impl Drop for Starting<'_> {
+    fn drop(&mut self) {
+        self.sessions.starting.remove(&self.key);
+    }
 }
 
 /// One socket's part in a session. A task that panics gives it up as well; the session then is repaired, not settled.
@@ -316,7 +339,7 @@ impl Attached<'_> {
         self.line.as_deref().unwrap_or(&self.live.first)
     }
 
-    /// The socket that the pool had opened ahead of time, for whoever is first to ask.
+    /// The socket that the pool had opened ahead of time, for who is first to ask.
     #[must_use]
     pub fn take_socket(&self) -> Option<std::net::TcpStream> {
         self.live.members().estate.as_mut()?.lease.take_socket()
@@ -430,7 +453,7 @@ impl Sessions {
         self.attach(live, client, SOCKETS)
     }
 
-    /// The only socket of a session.
+    /// The only socket of a session that is waiting for it.
     ///
     /// # Errors
     ///
@@ -453,6 +476,39 @@ impl Sessions {
         members.lines.push(Arc::clone(&line));
         drop(members);
         Ok(Attached { sessions: self, live: Arc::clone(live), line: Some(line), left: false })
+    }
+
+    /// For one who starts a session of that id: the right to, or how to wait until somebody else has done it, or failed.
+    ///
+    /// # Errors
+    ///
+    /// Somebody else is at it. The receiver fails when that is over.
+    pub fn start(&self, account: &AccountId, id: &SessionId) -> Result<Starting<'_>, watch::Receiver<()>> {
+        let key = (account.clone(), id.clone());
+        match self.starting.entry(key.clone()) {
+            Entry::Occupied(other) => Err(other.get().clone()),
+            Entry::Vacant(vacant) => {
+                let (done, waits) = watch::channel(());
+                vacant.insert(waits);
+                Ok(Starting { sessions: self, key, _done: done })
+            }
+        }
+    }
+
+    /// An account's live sessions, at most so many.
+    #[must_use]
+    pub fn of_account(&self, account: &AccountId, most: usize) -> Vec<Arc<Live>> {
+        self.select(most, |live| live.account == *account)
+    }
+
+    /// The live sessions whose first socket came from that address, at most so many.
+    #[must_use]
+    pub fn of_client(&self, client: IpAddr, most: usize) -> Vec<Arc<Live>> {
+        self.select(most, |live| live.client() == Some(client))
+    }
+
+    fn select(&self, most: usize, wanted: impl Fn(&Live) -> bool) -> Vec<Arc<Live>> {
+        self.live.iter().filter(|live| wanted(live)).map(|live| Arc::clone(&live)).take(most).collect()
     }
 
     /// The live session of that account by that id.

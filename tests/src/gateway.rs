@@ -13,7 +13,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::process::{Pid, Running};
-use crate::{Account, Cdp, Customer, Request, Response, StandIn, eventually};
+use crate::{Account, Cdp, Customer, Refusal, Request, Response, StandIn, eventually};
 
 const READY_FILE: &str = "ready.json";
 const LOG_FILE: &str = "output.log";
@@ -228,6 +228,28 @@ impl Gateway {
         self.doors.http
     }
 
+    /// Opens a socket of which only the URL is known, at the door without TLS.
+    ///
+    /// # Errors
+    ///
+    /// A [`crate::Refusal`], or the gateway does not answer.
+    pub async fn open(&self, url: &str) -> Result<Cdp> {
+        self.ask(Request::websocket(target_of(url)?)).await?.into_cdp().await
+    }
+
+    /// Asks for a document of discovery with `customer`'s key.
+    ///
+    /// # Errors
+    ///
+    /// A [`crate::Refusal`], or the gateway does not answer.
+    pub async fn discover(&self, customer: &Customer, document: &str) -> Result<Value> {
+        let answer = self.ask(Request::get(document).key(&customer.key)).await?;
+        if answer.status != 200 {
+            return Err(Refusal::read(answer).await?.into());
+        }
+        answer.json().await
+    }
+
     /// Sends `request` to the door without TLS.
     ///
     /// # Errors
@@ -298,6 +320,16 @@ impl Gateway {
         let gateway = self.running.pid()?;
         Ok(Pid::all_of(self.directory.path())?.into_iter().filter(|pid| *pid != gateway).collect())
     }
+}
+
+/// Path and query of a URL.
+///
+/// # Errors
+///
+/// It is none.
+pub fn target_of(url: &str) -> Result<&str> {
+    let (_, rest) = url.split_once("://").with_context(|| format!("{url} has no scheme"))?;
+    Ok(rest.find('/').map_or("/", |at| &rest[at..]))
 }
 
 impl Drop for Gateway {

@@ -1,12 +1,12 @@
 //! HTTP/1.1 as far as tests need it: one request a connection, headers sent as they are given.
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use crate::Cdp;
@@ -21,6 +21,7 @@ pub struct Request {
     target: String,
     headers: Vec<(String, String)>,
     body: Vec<u8>,
+    from: Option<IpAddr>,
 }
 
 impl Request {
@@ -31,7 +32,7 @@ impl Request {
 
     #[must_use]
     pub fn new(method: &'static str, target: &str) -> Self {
-        Self { method, target: target.to_owned(), headers: Vec::new(), body: Vec::new() }
+        Self { method, target: target.to_owned(), headers: Vec::new(), body: Vec::new(), from: None }
     }
 
     #[must_use]
@@ -75,13 +76,24 @@ impl Request {
         self
     }
 
+    /// From another address of this machine, as if it were another client's.
+    #[must_use]
+    pub fn from(mut self, address: IpAddr) -> Self {
+        self.from = Some(address);
+        self
+    }
+
     /// Sends it over a new connection and reads the answer's head.
     ///
     /// # Errors
     ///
     /// Nobody listens there, or the answer is not HTTP.
     pub async fn send(self, to: SocketAddr) -> Result<Response> {
-        let mut stream = TcpStream::connect(to).await?;
+        let socket = TcpSocket::new_v4()?;
+        if let Some(address) = self.from {
+            socket.bind(SocketAddr::new(address, 0))?;
+        }
+        let mut stream = socket.connect(to).await?;
         stream.set_nodelay(true)?;
         stream.write_all(self.head(to).as_bytes()).await?;
         stream.write_all(&self.body).await?;

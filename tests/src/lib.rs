@@ -18,7 +18,7 @@ mod wait;
 pub use cdp::{Cdp, Ending};
 pub use customer::{Account, Customer, Key, Session, State};
 pub use domain::Domain;
-pub use gateway::{Builder, Door, Gateway};
+pub use gateway::{Builder, Door, Gateway, target_of};
 pub use http::{Refusal, Request, Response};
 pub use process::{Pid, Running};
 pub use snippet::{Interpreter, Snippet, Surroundings};

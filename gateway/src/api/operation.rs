@@ -14,7 +14,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::authenticate::authenticate;
+use crate::authenticate::authenticate_now;
 use crate::host::Site;
 use crate::query::Query;
 use crate::refusal::Refusal;
@@ -167,8 +167,8 @@ fn refusals_of_all() -> Vec<Refusal> {
 
 async fn serve<O: Operation>(call: Call<'_>, body: Incoming) -> Result<Response<Full<Bytes>>, Refusal> {
     let (credential, rest) = parameters::split(call.head.uri.query());
-    let query = Query::parse(credential.as_deref())?;
-    let who = authenticate(&call.gateway.billing, &call.head.headers, &query).await?;
+    let query = Query::parse(credential.as_deref(), call.gateway.limits.max_duration)?;
+    let who = authenticate_now(call.gateway, &call.head.headers, &query).await?;
     let parameters = parameters::read(&rest)?;
     let body = O::Body::read(&call.head.headers, body).await?;
     let answer = O::answer(&call, &who, parameters, body).await?;

@@ -6,3 +6,4 @@ mod view;
 
 pub(super) use list::List;
 pub(super) use show::Show;
+pub(super) use view::View;

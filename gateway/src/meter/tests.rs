@@ -168,7 +168,7 @@ impl Bench {
             directory: folder.path().join("browsers"),
         };
         let pool = Pool::open(settings).await.unwrap();
-        Self { gateway: Gateway::for_tests(billing, pool), _folder: folder }
+        Self { gateway: Gateway::for_tests(billing, pool).await, _folder: folder }
     }
 
     /// One who pays with a balance of so many micro-dollars.

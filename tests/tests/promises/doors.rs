@@ -147,15 +147,38 @@ async fn with_a_request_that_makes_no_sense() -> Result<()> {
     let customer = gateway.prepaid_customer("starter", 100_000).await?;
     let key = &customer.key;
 
+    let url = format!("/?token={key}");
+    let websocket = |headers: [(&str, &str); 4]| {
+        headers.into_iter().fold(Request::get(&url), |request, (name, value)| request.header(name, value))
+    };
+    let [connection, upgrade] = [("Connection", "Upgrade"), ("Upgrade", "websocket")];
+    let [version, nonce] =
+        [("Sec-WebSocket-Version", "13"), ("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ==")];
     let requests = [
         (Request::websocket(&format!("/nowhere?token={key}")), 404, "not_found"),
-        (Request::get(&format!("/?token={key}")), 426, "not_websocket"),
-        (Request::websocket(&format!("/?token={key}&colour=blue")), 400, "unknown_parameter"),
-        (Request::websocket(&format!("/?token={key}&browser=firefox")), 400, "unknown_parameter"),
+        (Request::post(&url), 405, "method_not_allowed"),
+        (Request::get(&url), 426, "not_websocket"),
+        (Request::get(&format!("/sessions/s?token={key}")), 426, "not_websocket"),
+        (websocket([connection, ("Upgrade", "h2c"), version, nonce]), 426, "not_websocket"),
+        (websocket([connection, upgrade, ("Sec-WebSocket-Version", "8"), nonce]), 426, "websocket_version"),
+        (websocket([connection, upgrade, version, ("Sec-WebSocket-Key", "short")]), 400, "websocket_key"),
+        (Request::websocket(&format!("{url}&colour=blue")), 400, "unknown_parameter"),
+        (Request::websocket(&format!("{url}&timeout=soon")), 400, "bad_parameter"),
+        (Request::websocket(&format!("{url}&trackingId=a%20b")), 400, "bad_parameter"),
+        (Request::websocket(&format!("{url}&browser=firefox")), 400, "unsupported_parameter"),
+        (Request::websocket(&format!("{url}&keepAlive=60000")), 400, "unsupported_parameter"),
+        (Request::websocket(&format!("/sessions/s?token={key}&timeout=5")), 400, "unsupported_parameter"),
     ];
     for (request, status, code) in requests {
         let refusal = refused(&gateway, request.clone()).await?;
         assert_eq!((refusal.status, refusal.code.as_str()), (status, code), "{request:?}: {refusal}");
+        if status == 400 && code != "websocket_key" {
+            let parameter = refusal.problem["parameter"].as_str();
+            ensure!(
+                parameter.is_some_and(|name| refusal.problem["detail"].to_string().contains(name)),
+                "{refusal}"
+            );
+        }
     }
     assert_eq!(gateway.account(&customer).await?.balance, 100_000);
     Ok(())

@@ -3,6 +3,7 @@
 
 mod clients;
 mod crash;
+mod discovery;
 mod doors;
 mod drain;
 mod endings;
@@ -14,3 +15,5 @@ mod quickstart;
 mod rest;
 mod slow_reader;
 mod snippets;
+mod sockets;
+mod tokens;

@@ -82,7 +82,7 @@ impl Status {
 }
 
 impl View {
-    pub(super) fn of(session: Session, gateway: &Gateway) -> Self {
+    pub(in crate::api) fn of(session: Session, gateway: &Gateway) -> Self {
         let live = gateway.sessions.find(&session.account, &session.id);
         let figures = Figures::of(&session, live.as_deref(), gateway.clock.now());
         let max_duration = gateway.limits.max_duration.min(session.request.timeout.unwrap_or(Duration::MAX));

@@ -1,0 +1,320 @@
+//! Sockets of sessions that exist, or that somebody may have started a moment ago: who may have which, and how it is
+//! opened.
+//!
+//! What belongs to somebody else is answered just as what never was.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use billing::{NewSession, Principal, Session, SessionId};
+use futures_util::future::select_ok;
+use tokio::net::TcpStream;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::{Instant, timeout_at};
+
+use crate::api;
+use crate::authenticate::{Identity, authenticate, identify};
+use crate::hold::NotHeld;
+use crate::host::Site;
+use crate::refusal::Refusal;
+use crate::serve::Gateway;
+use crate::session::{self, Admitted, Call, Started};
+use crate::sessions::{Attached, Live, NotAttached, SOCKETS, Starting};
+use crate::settle::Target;
+use crate::token::{Claims, Purpose};
+
+/// Sessions that are asked for a page at a time.
+const CANDIDATES: usize = 64;
+/// Longer than the ids of Chrome's targets.
+const TARGET_MAX: usize = 64;
+
+/// `/?sessionId=…`: starts that session, or attaches to it where it was made without a socket.
+///
+/// # Errors
+///
+/// Why there is no socket; nothing is charged then.
+pub async fn named<'a>(call: Call<'a, '_>) -> Result<Admitted<'a>, Refusal> {
+    let who = authenticate(&call.gateway.billing, call.headers, &call.query).await?;
+    let Call { gateway, client, site, query, .. } = call;
+    let new = query.into_session();
+    match start_or_find(gateway, &who, new.clone(), &site).await? {
+        Found::Started(started, starting) => Ok(first(started, starting, None, client)),
+        Found::Live(live) => {
+            same_request(gateway, &live, &new).await?;
+            attach(gateway, &live, client).await
+        }
+        Found::Known(session) => Err(known(gateway, &session, &new)),
+    }
+}
+
+/// `/sessions/{id}`: the socket of a session that was made without one.
+///
+/// # Errors
+///
+/// Why there is no socket.
+pub async fn session<'a>(call: Call<'a, '_>, id: &str) -> Result<Admitted<'a>, Refusal> {
+    call.query.no_parameters()?;
+    let (identity, _) = identify(call.gateway, call.headers, &call.query).await?;
+    attach(call.gateway, &find(call.gateway, &identity, id)?, call.client).await
+}
+
+/// `/devtools/browser/{id}`: one more socket to the browser of that session; the first one where a token from discovery
+/// says so.
+///
+/// # Errors
+///
+/// Why there is no socket; nothing is charged then.
+pub async fn browser<'a>(call: Call<'a, '_>, id: &str) -> Result<Admitted<'a>, Refusal> {
+    call.query.no_parameters()?;
+    let (identity, _) = identify(call.gateway, call.headers, &call.query).await?;
+    let live = match may_start(&identity, id) {
+        Some(claims) => match start_claimed(&call, claims).await? {
+            Found::Started(started, starting) => {
+                return Ok(first(started, starting, None, call.client));
+            }
+            Found::Live(live) => live,
+            Found::Known(_) => return Err(Refusal::NoSession),
+        },
+        None => find(call.gateway, &identity, id)?,
+    };
+    join_browser(&call, &live).await
+}
+
+/// `/devtools/page/{target}`: a socket to a page. The id is a session's, as discovery tells it, for the browser's first
+/// page; or that of a target, in whichever of the caller's sessions it is. Who shows no credential at all gets what
+/// belongs to sessions of the same address: there are clients that open pages without repeating their credential.
+///
+/// # Errors
+///
+/// Why there is no socket; nothing is charged then.
+pub async fn page<'a>(call: Call<'a, '_>, target: &str) -> Result<Admitted<'a>, Refusal> {
+    call.query.no_parameters()?;
+    let identity = match identify(call.gateway, call.headers, &call.query).await {
+        Ok((identity, _)) => Some(identity),
+        Err(Refusal::NoCredential) => None,
+        Err(refusal) => return Err(refusal),
+    };
+    let Some(identity) = identity else {
+        let candidates = call.gateway.sessions.of_client(call.client, CANDIDATES);
+        return join_page(&call, candidates, target).await.map_err(|refusal| match refusal {
+            // The same whether the page is somebody else's or nobody's.
+            Refusal::NoSession => Refusal::NoCredential,
+            refusal => refusal,
+        });
+    };
+    if let Some(claims) = may_start(&identity, target) {
+        return match start_claimed(&call, claims).await? {
+            Found::Started(started, starting) => {
+                let (started, socket) = session::open_first_page(call.gateway, started).await?;
+                Ok(first(started, starting, Some(socket), call.client))
+            }
+            Found::Live(live) => join_first_page(&call, &live).await,
+            Found::Known(_) => Err(Refusal::NoSession),
+        };
+    }
+    if let Ok(live) = find(call.gateway, &identity, target) {
+        return join_first_page(&call, &live).await;
+    }
+    let candidates = match &identity {
+        Identity::Token(Claims { who, session, .. }) => {
+            call.gateway.sessions.find(&who.account, &session.id).into_iter().collect()
+        }
+        Identity::Key(who) => call.gateway.sessions.of_account(&who.account, CANDIDATES),
+    };
+    join_page(&call, candidates, target).await
+}
+
+/// The live session of that id which the caller may know of.
+pub(crate) fn find(gateway: &Gateway, identity: &Identity, id: &str) -> Result<Arc<Live>, Refusal> {
+    let id: SessionId = id.parse().map_err(|_| Refusal::NoSession)?;
+    if let Identity::Token(Claims { session, .. }) = identity
+        && session.id != id
+    {
+        return Err(Refusal::NoSession);
+    }
+    gateway.sessions.find(&identity.who().account, &id).ok_or(Refusal::NoSession)
+}
+
+/// What a token says that may start the session of that id.
+fn may_start<'i>(identity: &'i Identity, id: &str) -> Option<&'i Claims> {
+    match identity {
+        Identity::Token(claims) if claims.purpose == Purpose::Start && claims.session.id.as_str() == id => {
+            Some(claims)
+        }
+        Identity::Token(_) | Identity::Key(_) => None,
+    }
+}
+
+/// What became of a session whose id others know as well.
+#[expect(clippy::large_enum_variant, reason = "each is taken apart where it is made")]
+enum Found<'a> {
+    Started(Started, Starting<'a>),
+    Live(Arc<Live>),
+    /// It is in the ledger, and not live here.
+    Known(Box<Session>),
+}
+
+async fn start_claimed<'a>(call: &Call<'a, '_>, claims: &Claims) -> Result<Found<'a>, Refusal> {
+    start_or_find(call.gateway, &claims.who, claims.session.clone(), &call.site).await
+}
+
+/// Starts a session unless somebody has; one who is at it is waited for.
+async fn start_or_find<'a>(
+    gateway: &'a Arc<Gateway>,
+    who: &Principal,
+    new: NewSession,
+    site: &Site<'_>,
+) -> Result<Found<'a>, Refusal> {
+    if let Some(live) = gateway.sessions.find(&who.account, &new.id) {
+        return Ok(Found::Live(live));
+    }
+    let starting = may_be_first(gateway, who, &new.id).await?;
+    if let Some(live) = gateway.sessions.find(&who.account, &new.id) {
+        return Ok(Found::Live(live));
+    }
+    match session::start(gateway, who, new, site).await {
+        Ok(started) => Ok(Found::Started(started, starting)),
+        Err(NotHeld::Exists(session) | NotHeld::ExistsDifferent(session)) => Ok(Found::Known(session)),
+        Err(NotHeld::Refused(refusal)) => Err(refusal),
+    }
+}
+
+/// Waits until nobody else is starting a session of that id. It may be live by then.
+///
+/// # Errors
+///
+/// [`Refusal::SessionBusy`]: somebody has been at it for as long as a start may take.
+pub(crate) async fn may_be_first<'a>(
+    gateway: &'a Gateway,
+    who: &Principal,
+    id: &SessionId,
+) -> Result<Starting<'a>, Refusal> {
+    let deadline = Instant::now() + gateway.start_timeout;
+    loop {
+        match gateway.sessions.start(&who.account, id) {
+            Ok(starting) => return Ok(starting),
+            Err(mut other) => {
+                // An error is what is waited for: whoever was at it is done.
+                let _ = timeout_at(deadline, other.changed()).await.map_err(|_| Refusal::SessionBusy)?;
+            }
+        }
+    }
+}
+
+/// A repeat that asks for something else is none.
+async fn same_request(gateway: &Gateway, live: &Live, new: &NewSession) -> Result<(), Refusal> {
+    let asked = &new.request;
+    if asked.timeout.is_none() && asked.tracking_id.is_none() {
+        return Ok(());
+    }
+    let record = gateway.billing.session(&live.account, &live.id).await.map_err(|error| {
+        tracing::warn!(%error, "a session could not be looked up");
+        Refusal::LedgerAway
+    })?;
+    let record = record.ok_or(Refusal::SessionBusy)?;
+    let same = |session: &Session| {
+        (&session.request.timeout, &session.request.tracking_id) == (&asked.timeout, &asked.tracking_id)
+    };
+    if same(&record) {
+        return Ok(());
+    }
+    Err(Refusal::SessionDiffers { session: api::session_document(gateway, &record) })
+}
+
+/// Why a session that is in the ledger cannot be had here.
+fn known(gateway: &Gateway, session: &Session, new: &NewSession) -> Refusal {
+    match session.state.is_open() {
+        true if session.gateway != gateway.id => Refusal::SessionElsewhere,
+        true => Refusal::SessionBusy,
+        false if session.request != new.request => {
+            Refusal::SessionDiffers { session: api::session_document(gateway, session) }
+        }
+        false => Refusal::SessionEnded { session: api::session_document(gateway, session) },
+    }
+}
+
+async fn attach<'a>(gateway: &'a Gateway, live: &Arc<Live>, client: IpAddr) -> Result<Admitted<'a>, Refusal> {
+    let attached = gateway.sessions.attach_alone(live, client).map_err(not_attached)?;
+    match attached.take_socket().and_then(|socket| TcpStream::from_std(socket).ok()) {
+        Some(socket) => Ok(joined(attached, socket, Target::Browser, None)),
+        // Nobody was attached before, so nobody has taken it; a reactor that takes no socket more is at its end.
+        None => {
+            session::leave(gateway, attached).await;
+            Err(Refusal::Full)
+        }
+    }
+}
+
+async fn join_browser<'a>(call: &Call<'a, '_>, live: &Arc<Live>) -> Result<Admitted<'a>, Refusal> {
+    let place = call.gateway.places.join()?;
+    if live.has_socket() {
+        let attached = join(call, live)?;
+        if let Some(socket) = attached.take_socket().and_then(|socket| TcpStream::from_std(socket).ok()) {
+            return Ok(joined(attached, socket, Target::Browser, Some(place)));
+        }
+        // Somebody else was faster.
+        session::leave(call.gateway, attached).await;
+    }
+    let upstream = live.upstream().ok_or(Refusal::NoSession)?;
+    let socket = upstream.open_browser().await.map_err(|_| Refusal::NoSession)?;
+    Ok(joined(join(call, live)?, socket, Target::Browser, Some(place)))
+}
+
+async fn join_first_page<'a>(call: &Call<'a, '_>, live: &Arc<Live>) -> Result<Admitted<'a>, Refusal> {
+    let place = call.gateway.places.join()?;
+    let upstream = live.upstream().ok_or(Refusal::NoSession)?;
+    let socket = upstream.open_first_page().await.map_err(|_| Refusal::NoSession)?;
+    Ok(joined(join(call, live)?, socket, Target::Page, Some(place)))
+}
+
+fn first<'a>(
+    started: Started,
+    starting: Starting<'a>,
+    page: Option<TcpStream>,
+    client: IpAddr,
+) -> Admitted<'a> {
+    Admitted::First { started, client, starting: Some(starting), page }
+}
+
+fn joined(
+    attached: Attached<'_>,
+    socket: TcpStream,
+    target: Target,
+    place: Option<OwnedSemaphorePermit>,
+) -> Admitted<'_> {
+    Admitted::Joined { attached, socket, target, place }
+}
+
+/// Asks the browsers of all candidates for the target; an id of Chrome's is of 128 random bits, so one of them has it.
+async fn join_page<'a>(
+    call: &Call<'a, '_>,
+    candidates: Vec<Arc<Live>>,
+    target: &str,
+) -> Result<Admitted<'a>, Refusal> {
+    let is_id = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
+    if target.len() > TARGET_MAX || !target.bytes().all(is_id) || candidates.is_empty() {
+        return Err(Refusal::NoSession);
+    }
+    let place = call.gateway.places.join()?;
+    let opening = candidates.into_iter().map(|live| Box::pin(open_page(live, target)));
+    let ((live, socket), _) = select_ok(opening).await.map_err(|()| Refusal::NoSession)?;
+    Ok(joined(join(call, &live)?, socket, Target::Page, Some(place)))
+}
+
+async fn open_page(live: Arc<Live>, target: &str) -> Result<(Arc<Live>, TcpStream), ()> {
+    let upstream = live.upstream().ok_or(())?;
+    let socket = upstream.open_page(target).await.map_err(|_| ())?;
+    Ok((live, socket))
+}
+
+fn join<'a>(call: &Call<'a, '_>, live: &Arc<Live>) -> Result<Attached<'a>, Refusal> {
+    call.gateway.sessions.join(live, call.client).map_err(not_attached)
+}
+
+fn not_attached(why: NotAttached) -> Refusal {
+    match why {
+        NotAttached::Over => Refusal::NoSession,
+        NotAttached::Connected => Refusal::AlreadyConnected,
+        NotAttached::TooMany => Refusal::TooManySockets { limit: SOCKETS },
+    }
+}
