@@ -12,7 +12,7 @@ use crate::money::Micros;
 use crate::plan::{Catalogue, Plan, Terms};
 use crate::request::NewSession;
 use crate::session::{End, Session, SessionCursor, State};
-use crate::store::{Committed, Deferred, Durability, Store, StoreError, StoreUrl};
+use crate::store::{Committed, Deferred, Durability, Noted, Store, StoreError, StoreUrl};
 use crate::time::Timestamp;
 use crate::usage::{self, PeriodUsage, Span};
 
@@ -410,7 +410,8 @@ impl Billing {
         {
             return Ok(reserved);
         }
-        let held = self.hold(who, new, gateway, now).await?;
+        // Boxed, as in `confirm`: their futures would be the largest part of a session's that never needs them.
+        let held = Box::pin(self.hold(who, new, gateway, now)).await?;
         Ok(Reserved { session: held.session, concurrent: held.concurrent, deferred: None })
     }
 
@@ -453,7 +454,7 @@ impl Billing {
         let Session { account, key, id, gateway, request, .. } = &reserved.session;
         let who = Principal { account: account.clone(), key: key.clone() };
         let again = NewSession::named(id.clone(), request.clone());
-        match self.hold(&who, again, gateway, now).await {
+        match Box::pin(self.hold(&who, again, gateway, now)).await {
             // A repeat of this call has held it.
             Ok(_) | Err(HoldError::Exists(_)) => Ok(()),
             Err(error) => Err(error),
@@ -621,13 +622,12 @@ impl Billing {
 
     /// Commits the holds that an earlier process had decided and not committed.
     async fn recover(&self) -> Result<(), StoreError> {
-        for held in self.store().recover()? {
-            if self.session(&held.account, &held.id).await?.is_some() {
+        for Noted { who, new, gateway, held_at } in self.store().recover()? {
+            let id = new.id.clone();
+            if self.session(&who.account, &id).await?.is_some() {
                 continue;
             }
-            let Session { account, key, id, gateway, held_at, request, .. } = held;
-            let who = Principal { account, key };
-            match self.hold(&who, NewSession::named(id.clone(), request), &gateway, held_at).await {
+            match self.hold(&who, new, &gateway, held_at).await {
                 Ok(_) | Err(HoldError::Exists(_) | HoldError::ExistsDifferent(_)) => {}
                 Err(HoldError::Refused(refusal)) => {
                     tracing::warn!(session = %id, account = %who.account, %refusal, "a session that began before a kill is not in the ledger");

@@ -27,7 +27,7 @@ mod embedded;
 mod lanes;
 mod redis;
 
-pub(crate) use embedded::{Deferred, Embedded};
+pub(crate) use embedded::{Deferred, Embedded, Noted};
 use lanes::Lanes;
 use redis::Redis;
 pub use redis::RedisUrl;
@@ -194,7 +194,7 @@ impl Store {
     }
 
     /// Sessions that an earlier process may have held without a commit.
-    pub(crate) fn recover(&self) -> Result<Vec<Session>, StoreError> {
+    pub(crate) fn recover(&self) -> Result<Vec<Noted>, StoreError> {
         match self {
             Store::Embedded(store) => store.recover(),
             Store::Redis(_) => Ok(Vec::new()),

@@ -16,7 +16,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use rustix::net::{self, AddressFamily, SocketFlags, SocketType};
 use rustls::ServerConfig;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
+use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tracing::{debug, warn};
@@ -112,6 +112,8 @@ fn listen(address: SocketAddr) -> io::Result<StdListener> {
     let socket = net::socket_with(family, SocketType::STREAM, flags, None)?;
     // A restart finds its port free although connections of the last run linger.
     net::sockopt::set_socket_reuseaddr(&socket, true)?;
+    // Accepted connections inherit it. Without it a small reply waits for the acknowledgement of the one before.
+    net::sockopt::set_tcp_nodelay(&socket, true)?;
     net::bind(&socket, &address)?;
     net::listen(&socket, BACKLOG)?;
     Ok(socket.into())
@@ -136,14 +138,12 @@ async fn accept(
         match accepted {
             Ok((stream, client, permit)) => {
                 let (gateway, tls, closing) = (Arc::clone(&gateway), tls.clone(), closing.clone());
-                tokio::spawn(async move {
-                    // Who has too many is not even told: an answer, a handshake first, is what a flood wants.
-                    if let Some(guest) = gateway.crowd.enter(client) {
-                        serve_connection(&gateway, stream, client, tls, closing).await;
-                        drop(guest);
-                    }
-                    drop(permit);
-                });
+                let visit = Visit { client, closing, _permit: permit };
+                // Apart, so that a plain connection's task has no room for a TLS handshake.
+                match tls {
+                    None => drop(tokio::spawn(serve_plain(gateway, stream, visit))),
+                    Some(tls) => drop(tokio::spawn(serve_tls(gateway, tls, stream, visit))),
+                }
             }
             Err(error) => {
                 warn!(%error, "a connection could not be accepted");
@@ -153,20 +153,23 @@ async fn accept(
     }
 }
 
-async fn serve_connection(
-    gateway: &Arc<Gateway>,
-    stream: TcpStream,
+/// What a connection's task knows of it, whatever it speaks.
+struct Visit {
     client: IpAddr,
-    tls: Option<TlsAcceptor>,
     closing: watch::Receiver<bool>,
-) {
-    // Without it a small reply waits for the acknowledgement of the one before.
-    if stream.set_nodelay(true).is_err() {
-        return;
-    }
-    let Some(tls) = tls else { return serve_http(gateway, Door::Plain, client, stream, closing).await };
-    match timeout(HANDSHAKE, tls.accept(stream)).await {
-        Ok(Ok(stream)) => serve_http(gateway, Door::Tls, client, stream, closing).await,
+    _permit: OwnedSemaphorePermit,
+}
+
+async fn serve_plain(gateway: Arc<Gateway>, stream: TcpStream, visit: Visit) {
+    // Who has too many is not even told: an answer, a handshake first, is what a flood wants.
+    let Some(_guest) = gateway.crowd.enter(visit.client) else { return };
+    serve_http(&gateway, Door::Plain, stream, visit).await;
+}
+
+async fn serve_tls(gateway: Arc<Gateway>, tls: TlsAcceptor, stream: TcpStream, visit: Visit) {
+    let Some(_guest) = gateway.crowd.enter(visit.client) else { return };
+    match Box::pin(timeout(HANDSHAKE, tls.accept(stream))).await {
+        Ok(Ok(stream)) => serve_http(&gateway, Door::Tls, stream, visit).await,
         Ok(Err(error)) => debug!(%error, "a TLS handshake failed"),
         Err(_) => debug!("a TLS handshake took too long"),
     }
@@ -176,13 +179,8 @@ async fn serve_connection(
 ///
 /// hyper's own way to upgrade hands the connection to another task through a channel and a box; taking it back from the
 /// finished HTTP connection stays in this task.
-async fn serve_http<C: Client + 'static>(
-    gateway: &Arc<Gateway>,
-    door: Door,
-    client: IpAddr,
-    stream: C,
-    mut closing: watch::Receiver<bool>,
-) {
+async fn serve_http<C: Client + 'static>(gateway: &Arc<Gateway>, door: Door, stream: C, mut visit: Visit) {
+    let client = visit.client;
     let slot: Mutex<Option<Admitted<'_>>> = Mutex::new(None);
     let service = service_fn(|request| {
         Box::pin(async {
@@ -194,7 +192,7 @@ async fn serve_http<C: Client + 'static>(
     let mut connection = http().serve_connection(TokioIo::new(stream), service);
     let served = tokio::select! {
         served = poll_fn(|cx| connection.poll_without_shutdown(cx)) => served,
-        () = told(&mut closing) => {
+        () = told(&mut visit.closing) => {
             std::pin::Pin::new(&mut connection).graceful_shutdown();
             poll_fn(|cx| connection.poll_without_shutdown(cx)).await
         }
@@ -204,11 +202,12 @@ async fn serve_http<C: Client + 'static>(
     match (served, admitted) {
         (Ok(()), Some(admitted)) => {
             let early = parts.read_buf;
-            session::run(gateway, admitted, parts.io.into_inner(), early).await;
+            // Boxed, so that a connection's task is small until it is a session's.
+            Box::pin(session::run(gateway, admitted, parts.io.into_inner(), early)).await;
         }
         (Err(error), Some(admitted)) => {
             debug!(%error, "a client left before its 101");
-            session::give_up(gateway, admitted).await;
+            Box::pin(session::give_up(gateway, admitted)).await;
         }
         (Err(error), None) => debug!(%error, "an HTTP connection failed"),
         (Ok(()), None) => {}

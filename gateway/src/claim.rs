@@ -35,8 +35,12 @@ pub async fn claim(
     if let Some(lease) = gateway.pool.try_claim(share) {
         return Ok((lease, reserved));
     }
-    confirm(gateway, &reserved, site).await?;
-    Ok(wait(Arc::clone(gateway), reserved, share).await?)
+    // Boxed, like all that is off the path: a session that finds a browser has no room for it.
+    Box::pin(async {
+        confirm(gateway, &reserved, site).await?;
+        Ok(wait(Arc::clone(gateway), reserved, share).await?)
+    })
+    .await
 }
 
 /// The waiting is a task of its own, so that the hold is voided whether or not the client stays to hear of it.

@@ -225,7 +225,7 @@ pub async fn run<C: Client>(gateway: &Arc<Gateway>, admitted: Admitted<'_>, clie
         Admitted::First { mut started, client, starting, page } => {
             let Some(upstream) = first_socket(&mut started, page) else {
                 warn!(session = %started.held.session.id, "the browser's socket cannot be used");
-                return void(gateway, started, "no browser").await;
+                return Box::pin(void(gateway, started, "no browser")).await;
             };
             let live = begin(gateway, started);
             let attached = gateway.sessions.begin(Arc::clone(&live), client);
@@ -266,7 +266,8 @@ async fn serve_socket<C: Client>(
         attached.live().end_as(reason);
     }
     let place = match attached.leave() {
-        Some(last) => finish(gateway, last, ended.lasted, judgement).await,
+        // Boxed: it is larger than all that a session needs while it lasts.
+        Some(last) => Box::pin(finish(gateway, last, ended.lasted, judgement)).await,
         None => None,
     };
     match (ended.standing, judgement.close()) {

@@ -19,10 +19,11 @@ mod http;
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use bytes::Bytes;
+use metrics::Counter;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
@@ -43,6 +44,10 @@ const EVENTS: usize = 8_192;
 const EVENTS_PAUSE: Duration = Duration::from_secs(1);
 /// The warm browsers that are kept for owners who have few are one in so many of `min_idle`.
 const RESERVE_PART: usize = 4;
+
+/// Looked up once: finding a metric by its name costs more than the claim.
+static WARM_CLAIMS: LazyLock<Counter> =
+    LazyLock::new(|| metrics::counter!("ufb_pool_claims_total", "start" => "warm"));
 
 /// What the pool is told when it is opened.
 #[derive(Debug, Clone)]
@@ -138,7 +143,7 @@ impl Pool {
             return None;
         }
         let warm = self.ready.pop()?;
-        metrics::counter!("ufb_pool_claims_total", "start" => "warm").increment(1);
+        WARM_CLAIMS.increment(1);
         Some(Lease::new(warm, self.events.clone()))
     }
 

@@ -44,6 +44,7 @@ use crate::time::Timestamp;
 use crate::usage::{Bucket, HOURS_KEPT, Usage, Used};
 use flush::{Disk, Flusher};
 use journal::Journal;
+pub(crate) use journal::Noted;
 use others::Others;
 
 mod flush;
@@ -289,7 +290,7 @@ impl Embedded {
 
     /// Sessions that an earlier process held and may not have committed. From here on this process may put commits off; it
     /// is the only one that does.
-    pub(super) fn recover(&self) -> Result<Vec<Session>, StoreError> {
+    pub(super) fn recover(&self) -> Result<Vec<Noted>, StoreError> {
         let mut hot = lock(&self.hot);
         let mut journal = Journal::open(&self.path).map_err(StoreError::File)?;
         let held = journal.read().map_err(StoreError::File)?;

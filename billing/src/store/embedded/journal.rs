@@ -1,6 +1,6 @@
 //! Holds that were decided and are not committed yet, so that a process that is killed in between loses none.
 //!
-//! One line of JSON each, appended by one `write`, which the end of the process survives, as a commit that nobody waits
+//! One line each, appended by one `write`, which the end of the process survives, as a commit that nobody waits
 //! for does. Lines stay after their commit, until there are many; whoever reads them asks the database which are missing.
 
 use std::ffi::OsString;
@@ -8,10 +8,39 @@ use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::Path;
 
+use crate::id::GatewayId;
+use crate::key::Principal;
+use crate::request::{NewSession, SessionRequest};
 use crate::session::Session;
+use crate::time::Timestamp;
 
 /// Beyond this size it is emptied as soon as all of its holds are committed.
 const LONG: u64 = 1 << 20;
+
+/// A hold as it is noted: what it takes to decide it again.
+#[derive(Debug)]
+pub(crate) struct Noted {
+    pub(crate) who: Principal,
+    pub(crate) new: NewSession,
+    pub(crate) gateway: GatewayId,
+    pub(crate) held_at: Timestamp,
+}
+
+impl Noted {
+    fn parse(line: &str) -> Option<Self> {
+        let mut words = line.strip_suffix('\n')?.splitn(6, ' ');
+        let mut word = || words.next();
+        let who = Principal { account: word()?.parse().ok()?, key: word()?.parse().ok()? };
+        let id = word()?.parse().ok()?;
+        let gateway = word()?.parse().ok()?;
+        let held_at = Timestamp::from_millis(word()?.parse().ok()?);
+        let request = match word()? {
+            "" => SessionRequest::default(),
+            request => serde_json::from_str(request).ok()?,
+        };
+        Some(Self { who, new: NewSession::named(id, request), gateway, held_at })
+    }
+}
 
 #[derive(Debug)]
 pub(super) struct Journal {
@@ -31,17 +60,26 @@ impl Journal {
         Ok(Self { file, length, line: Vec::new() })
     }
 
-    /// The sessions in it. A line that was not written to its end was never answered.
-    pub(super) fn read(&mut self) -> io::Result<Vec<Session>> {
+    /// The holds in it. A line that was not written to its end was never answered.
+    pub(super) fn read(&mut self) -> io::Result<Vec<Noted>> {
         let mut lines = String::new();
         self.file.seek(SeekFrom::Start(0))?;
         self.file.read_to_string(&mut lines)?;
-        Ok(lines.lines().filter_map(|line| serde_json::from_str(line).ok()).collect())
+        Ok(lines.split_inclusive('\n').filter_map(Noted::parse).collect())
     }
 
+    /// Notes a session that is held.
     pub(super) fn append(&mut self, held: &Session) -> io::Result<()> {
         self.line.clear();
-        serde_json::to_writer(&mut self.line, held)?;
+        for word in [held.account.as_str(), held.key.as_str(), held.id.as_str(), held.gateway.as_str()] {
+            self.line.extend_from_slice(word.as_bytes());
+            self.line.push(b' ');
+        }
+        write!(self.line, "{} ", held.held_at.as_millis())?;
+        // Most sessions ask for nothing, and then there is nothing to write.
+        if !held.request.is_empty() {
+            serde_json::to_writer(&mut self.line, &held.request)?;
+        }
         self.line.push(b'\n');
         self.file.write_all(&self.line)?;
         self.length += self.line.len() as u64;
