@@ -1,15 +1,9 @@
 //! Direct, HAProxy, nginx and the gateway side by side, in front of one browser: starts all of them, measures, and
 //! says what was aimed at and what came of it.
 
-mod browser;
-mod gateway;
 mod goals;
-mod haproxy;
-mod nginx;
 mod parts;
 mod report;
-mod scene;
-mod stage;
 
 use std::num::NonZeroU32;
 use std::path::PathBuf;
@@ -19,18 +13,20 @@ use anyhow::Result;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::report::Method;
+use crate::scene::{Behind, Door, Scene, SceneArgs, Stage};
 use crate::target::Mistakes;
 use crate::{duration, script};
 
 pub(crate) use report::Report;
 use report::Section;
-use scene::{Door, Scene};
 
 /// Compares the gateway with no proxy, HAProxy and nginx, each with one thread in front of the same browser.
 ///
 /// Everything is started for it, on 127.0.0.1 at free ports, anew for each table, and is gone afterwards.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
+    #[command(flatten)]
+    scene: SceneArgs,
     /// What to measure, comma-separated; everything but long-hold without it.
     #[arg(long, value_name = "PARTS", value_delimiter = ',')]
     only: Vec<Part>,
@@ -40,9 +36,6 @@ pub(crate) struct Args {
     /// What stands behind the proxies; without it Chromium or the stand-in, whichever tells more about the part.
     #[arg(long)]
     browser: Option<Behind>,
-    /// Other proxies to start.
-    #[arg(long, value_delimiter = ',', default_value = "haproxy,nginx")]
-    against: Vec<Rival>,
     /// Sessions for each target of connect.
     #[arg(long, value_name = "N", default_value = "200")]
     count: NonZeroU32,
@@ -64,15 +57,6 @@ pub(crate) struct Args {
     /// How long long-hold holds its 4,000 sessions.
     #[arg(long, value_name = "TIME", default_value = "10m", value_parser = duration::parse)]
     hold_for: Duration,
-    /// The gateway's ledger: sqlite:FILE or another store of its own; without it a file that is removed afterwards.
-    #[arg(long, value_name = "URL")]
-    store: Option<String>,
-    /// The gateway's program; without it the one beside this program.
-    #[arg(long, value_name = "FILE")]
-    gateway: Option<PathBuf>,
-    /// The browser's real program, no wrapper script.
-    #[arg(long, value_name = "FILE", default_value = "/usr/lib/chromium/chromium-headless-shell")]
-    chromium: PathBuf,
     /// Print one JSON document instead of Markdown.
     #[arg(long)]
     pub(crate) json: bool,
@@ -113,25 +97,11 @@ impl Part {
     ];
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum Behind {
-    /// A warm headless-shell.
-    Chromium,
-    /// The stand-in browser, which answers at once.
-    Fake,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum Rival {
-    Haproxy,
-    Nginx,
-}
-
 /// Measures until done, or until SIGINT or SIGTERM; what was started ends either way, and what was measured is shown.
 pub(crate) async fn run(mut args: Args) -> Result<Report> {
     let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     args.complete()?;
-    let mut report = Report::new(Method::of_this_machine()?, scene::versions(&args)?);
+    let mut report = Report::new(Method::of_this_machine()?, args.scene.versions(&args.all_behind())?);
     tokio::select! {
         () = measure(&args, &mut report) => {}
         _ = term.recv() => report.fail("stopped by SIGTERM"),
@@ -153,7 +123,8 @@ async fn measure(args: &Args, report: &mut Report) {
 }
 
 async fn section(args: &Args, part: Part, door: Door) -> Result<Section> {
-    let scene = Scene::set(args, part, door).await?;
+    let (behind, cast) = (args.behind(part), args.scene.cast());
+    let scene = Scene::set(&args.scene, Stage::new()?, behind, cast, door).await?;
     parts::measure(args, part, &scene).await.map_err(|error| scene.explain(&error))
 }
 
@@ -166,26 +137,7 @@ impl Args {
             let renders = self.behind(Part::Script) == Behind::Chromium;
             self.only.retain(|&part| part != Part::Script || renders);
         }
-        let gateway = match self.gateway.take() {
-            Some(gateway) => gateway,
-            None => std::env::current_exe()?.with_file_name("ufbrowsers"),
-        };
-        let mut mistakes = Vec::new();
-        if !gateway.is_file() {
-            let build = "build it with `cargo build --release`, or give --gateway";
-            mistakes.push(format!("{} is not there: {build}", gateway.display()));
-        }
-        if self.only.iter().any(|part| self.behind(*part) == Behind::Chromium) && !self.chromium.is_file() {
-            let install = "apt-get install chromium-headless-shell, or give --chromium";
-            mistakes.push(format!("{} is not there: {install}", self.chromium.display()));
-        }
-        for rival in &self.against {
-            let program = rival.program();
-            if stage::version(program, "-v").is_err() {
-                mistakes
-                    .push(format!("{program} is not there: apt-get install {program}, or give --against"));
-            }
-        }
+        let mut mistakes = self.scene.complete(&self.all_behind())?;
         if self.only.contains(&Part::Script) && self.behind(Part::Script) == Behind::Fake {
             mistakes.push("--only script: the stand-in renders no page; leave --browser fake out".to_owned());
         }
@@ -197,8 +149,11 @@ impl Args {
         {
             mistakes.push(format!("--plots {}: {error}", plots.display()));
         }
-        self.gateway = Some(gateway);
         if mistakes.is_empty() { Ok(()) } else { Err(Mistakes::of(mistakes).into()) }
+    }
+
+    fn all_behind(&self) -> Vec<Behind> {
+        self.only.iter().map(|&part| self.behind(part)).collect()
     }
 
     /// The real browser where a script's time is the question; the stand-in where it would hide the proxies.
@@ -221,15 +176,6 @@ impl Part {
             Self::Script => "script",
             Self::Hold => "hold",
             Self::LongHold => "long-hold",
-        }
-    }
-}
-
-impl Rival {
-    fn program(self) -> &'static str {
-        match self {
-            Self::Haproxy => "haproxy",
-            Self::Nginx => "nginx",
         }
     }
 }

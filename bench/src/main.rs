@@ -11,7 +11,9 @@ mod throughput;
 mod hold;
 mod storm;
 mod script;
+mod instructions;
 mod compare;
+mod scene;
 mod fake;
 mod client;
 mod frames;
@@ -52,6 +54,7 @@ enum Command {
     Hold(hold::Args),
     Storm(storm::Args),
     Script(script::Args),
+    Instructions(instructions::Args),
     Compare(compare::Args),
     Fake(fake::Args),
 }
@@ -76,6 +79,10 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Hold(args) => show(&args.measure.output.clone(), &hold::run(args).await?),
         Command::Storm(args) => show(&args.measure.output.clone(), &storm::run(args).await?),
         Command::Script(args) => show(&args.measure.output.clone(), &script::run(args).await?),
+        Command::Instructions(args) => {
+            let output = Output { json: args.json, plot: None };
+            show(&output, &instructions::run(args).await?)
+        }
         Command::Compare(args) => {
             let output = Output { json: args.json, plot: None };
             show(&output, &compare::run(args).await?)

@@ -4,8 +4,8 @@ use std::fmt;
 
 use serde::Serialize;
 
-use super::scene::Door;
 use crate::report::{Figures, Row, number};
+use crate::scene::Door;
 use crate::target::DIRECT;
 use crate::throughput::Direction;
 use crate::{connect, hold, roundtrip, script, throughput};

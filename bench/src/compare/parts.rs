@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use super::scene::{Customer, Scene};
 use super::{Args, Part, Section, goals};
 use crate::report::{Report, draw};
+use crate::scene::{Customer, Scene};
 use crate::throughput::Direction;
 use crate::{connect, hold, roundtrip, script, storm, throughput};
 
@@ -38,7 +38,7 @@ pub(super) async fn measure(args: &Args, part: Part, scene: &Scene) -> Result<Se
     match part {
         Part::Connect => {
             let report = connect::run(self::connect(args, scene)).await?;
-            section(args, part, scene, goals::of_connect(&report, door, args.store.as_deref()), &report)
+            section(args, part, scene, goals::of_connect(&report, door, args.scene.store.as_deref()), &report)
         }
         Part::Roundtrip => {
             let one = NonZeroUsize::MIN;

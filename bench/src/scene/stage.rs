@@ -1,5 +1,6 @@
 //! The processes of a comparison, and the directory that they live in: both are gone when the stage is dropped.
 
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
@@ -15,16 +16,20 @@ use tempfile::TempDir;
 use tokio::net::TcpStream;
 use tokio::time::sleep;
 
-const READY_WITHIN: Duration = Duration::from_secs(20);
+/// Also for a program that valgrind runs.
+const READY_WITHIN: Duration = Duration::from_secs(60);
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// Time to end in an orderly way; nothing here has work that would be lost.
-const END_WITHIN: Duration = Duration::from_secs(5);
+const END_WITHIN: Duration = Duration::from_secs(10);
+const ASK_EVERY: Duration = Duration::from_secs(1);
 /// Of a log, where something went wrong.
 const LOG_LINES: usize = 10;
 
-pub(super) struct Stage {
+pub(crate) struct Stage {
     directory: TempDir,
     children: Vec<Process>,
+    /// A program and its arguments that the proxies are run by: valgrind, or nothing.
+    runner: Vec<OsString>,
 }
 
 /// A program that was started here, with the processes that it starts itself.
@@ -35,22 +40,40 @@ struct Process {
 }
 
 impl Stage {
-    pub(super) fn new() -> Result<Self> {
-        Ok(Self { directory: tempfile::tempdir()?, children: Vec::new() })
+    pub(crate) fn new() -> Result<Self> {
+        Self::with_runner(Vec::new())
     }
 
-    pub(super) fn path(&self, name: &str) -> PathBuf {
+    /// Has each proxy run by another program.
+    pub(crate) fn with_runner(runner: Vec<OsString>) -> Result<Self> {
+        Ok(Self { directory: tempfile::tempdir()?, children: Vec::new(), runner })
+    }
+
+    pub(crate) fn has_runner(&self) -> bool {
+        !self.runner.is_empty()
+    }
+
+    /// A proxy's program, by way of what runs it.
+    pub(crate) fn proxy(&self, program: impl AsRef<OsStr>) -> Command {
+        let program = program.as_ref();
+        let mut words = self.runner.iter().map(OsString::as_os_str).chain([program]);
+        let mut command = Command::new(words.next().unwrap_or(program));
+        command.args(words);
+        command
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
     }
 
-    pub(super) fn write(&self, name: &str, content: &str) -> Result<PathBuf> {
+    pub(crate) fn write(&self, name: &str, content: &str) -> Result<PathBuf> {
         let path = self.path(name);
         fs::write(&path, content)?;
         Ok(path)
     }
 
     /// Makes a certificate for 127.0.0.1; `cert.pem`, `key.pem`, and both in `both.pem`.
-    pub(super) fn write_certificate(&self) -> Result<()> {
+    pub(crate) fn write_certificate(&self) -> Result<()> {
         let names = ["localhost", "127.0.0.1"].map(str::to_owned);
         let CertifiedKey { cert, signing_key } = generate_simple_self_signed(names)?;
         let (cert, key) = (cert.pem(), signing_key.serialize_pem());
@@ -61,7 +84,7 @@ impl Stage {
     }
 
     /// Starts a program in a process group of its own, its output in a log; returns its process id.
-    pub(super) fn start(&mut self, name: &'static str, command: &mut Command) -> Result<u32> {
+    pub(crate) fn start(&mut self, name: &'static str, command: &mut Command) -> Result<u32> {
         let log = self.path(&format!("{name}.log"));
         let output = File::create(&log)?;
         command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output).process_group(0);
@@ -72,7 +95,7 @@ impl Stage {
     }
 
     /// Waits for a file that the program writes once it serves.
-    pub(super) async fn file(&mut self, name: &str) -> Result<String> {
+    pub(crate) async fn file(&mut self, name: &str) -> Result<String> {
         let path = self.path(name);
         self.ready(async || match fs::read_to_string(&path) {
             Ok(text) if !text.is_empty() => Some(text),
@@ -82,12 +105,12 @@ impl Stage {
     }
 
     /// Waits until somebody accepts there.
-    pub(super) async fn accepts(&mut self, address: SocketAddr) -> Result<()> {
+    pub(crate) async fn accepts(&mut self, address: SocketAddr) -> Result<()> {
         self.ready(async || TcpStream::connect(address).await.ok().map(drop)).await
     }
 
     /// Asks until there is an answer, as long as the program that was started last lives.
-    pub(super) async fn ready<T>(&mut self, mut ask: impl AsyncFnMut() -> Option<T>) -> Result<T> {
+    pub(crate) async fn ready<T>(&mut self, mut ask: impl AsyncFnMut() -> Option<T>) -> Result<T> {
         let begun = Instant::now();
         loop {
             if let Some(answer) = ask().await {
@@ -104,7 +127,7 @@ impl Stage {
     }
 
     /// What the programs said last, for somebody who looks for the cause of a failure.
-    pub(super) fn logs(&self) -> String {
+    pub(crate) fn logs(&self) -> String {
         let logs = self.children.iter().map(|process| format!("{}: {}", process.name, process.log_end()));
         logs.collect::<Vec<_>>().join("\n\n")
     }
@@ -128,10 +151,15 @@ impl Process {
 
     fn end(mut self) {
         let group = Pid::from_child(&self.child);
-        // A group that is gone needs no signal.
-        let _ = kill_process_group(group, Signal::TERM);
         let begun = Instant::now();
+        let mut asked = None;
         while matches!(self.child.try_wait(), Ok(None)) && begun.elapsed() < END_WITHIN {
+            // More than once: nginx goes to sleep on a signal that comes right before it waits for events.
+            if asked.is_none_or(|asked: Instant| asked.elapsed() > ASK_EVERY) {
+                // A group that is gone needs no signal.
+                let _ = kill_process_group(group, Signal::TERM);
+                asked = Some(Instant::now());
+            }
             std::thread::sleep(LOOK_EVERY);
         }
         let _ = kill_process_group(group, Signal::KILL);
@@ -140,12 +168,12 @@ impl Process {
 }
 
 /// A port that was free a moment ago, for programs that cannot be told to take one themselves.
-pub(super) fn free_address() -> io::Result<SocketAddr> {
+pub(crate) fn free_address() -> io::Result<SocketAddr> {
     TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()
 }
 
 /// The first line that `program` prints about itself, on either output.
-pub(super) fn version(program: impl AsRef<Path>, flag: &str) -> Result<String> {
+pub(crate) fn version(program: impl AsRef<Path>, flag: &str) -> Result<String> {
     let output = Command::new(program.as_ref()).arg(flag).output()?;
     let text = if output.stdout.is_empty() { output.stderr } else { output.stdout };
     let text = String::from_utf8_lossy(&text).into_owned();

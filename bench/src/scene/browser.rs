@@ -23,14 +23,14 @@ const FLAGS: [&str; 9] = [
 ];
 
 /// A browser that serves CDP.
-pub(super) struct Browser {
-    pub(super) address: SocketAddr,
+pub(crate) struct Browser {
+    pub(crate) address: SocketAddr,
     /// Of its own WebSocket.
-    pub(super) path: String,
+    pub(crate) path: String,
 }
 
 impl Browser {
-    pub(super) async fn chromium(stage: &mut Stage, program: &Path) -> Result<Self> {
+    pub(crate) async fn chromium(stage: &mut Stage, program: &Path) -> Result<Self> {
         let profile = stage.path("profile");
         let mut command = Command::new(program);
         command.args(FLAGS).arg(format!("--user-data-dir={}", profile.display())).arg("about:blank");
@@ -41,7 +41,7 @@ impl Browser {
         Ok(Self { address: (Ipv4Addr::LOCALHOST, port).into(), path })
     }
 
-    pub(super) async fn fake(stage: &mut Stage) -> Result<Self> {
+    pub(crate) async fn fake(stage: &mut Stage) -> Result<Self> {
         let mut command = Command::new(std::env::current_exe()?);
         command.arg("fake").arg("--ready-file").arg(stage.path("fake.json"));
         stage.start("fake", &mut command)?;

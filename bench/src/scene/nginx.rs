@@ -1,13 +1,12 @@
 //! nginx, one worker, as its documentation has it for WebSockets.
 
 use std::fs;
-use std::process::Command;
 
 use anyhow::Result;
 
 use super::browser::Browser;
-use super::scene::{Front, Limits};
 use super::stage::{Stage, free_address};
+use super::{Front, Limits};
 
 pub(super) async fn start(stage: &mut Stage, browser: &Browser, limits: Limits) -> Result<Front> {
     let (plain, tls) = (free_address()?, free_address()?);
@@ -15,6 +14,7 @@ pub(super) async fn start(stage: &mut Stage, browser: &Browser, limits: Limits) 
     // Chrome demands its own address as Host. Two connections a session.
     let config = format!(
         "daemon off;
+master_process {master};
 worker_processes 1;
 pid {dir}nginx.pid;
 events {{ worker_connections {connections}; }}
@@ -45,17 +45,22 @@ http {{
     }}
 }}
 ",
+        // Who counts its instructions wants one process.
+        master = if stage.has_runner() { "off" } else { "on" },
         dir = directory.display(),
         connections = limits.sessions * 2,
         browser = browser.address,
     );
     let file = stage.write("nginx.conf", &config)?;
-    let mut command = Command::new("nginx");
+    let mut command = stage.proxy("nginx");
     command.arg("-p").arg(&directory).arg("-e").arg(stage.path("nginx-error.log")).arg("-c").arg(file);
     let master = stage.start("nginx", &mut command)?;
     // The doors are open before the worker is there.
     let workers = format!("/proc/{master}/task/{master}/children");
-    let worker = stage.ready(async || fs::read_to_string(&workers).ok()?.trim().parse().ok()).await?;
+    let worker = match stage.has_runner() {
+        true => master,
+        false => stage.ready(async || fs::read_to_string(&workers).ok()?.trim().parse().ok()).await?,
+    };
     stage.accepts(plain).await?;
     let paths = [browser.path.clone(), browser.path.clone()];
     Ok(Front { name: "nginx", plain, tls, paths, pids: vec![worker] })

@@ -1,25 +1,24 @@
 //! The gateway, one edge thread, its ledger, meter and metrics as ever.
 
-use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
 use super::browser::Browser;
-use super::scene::{Front, Limits};
 use super::stage::Stage;
+use super::{Front, Limits, SceneArgs};
 
 pub(super) async fn start(
     stage: &mut Stage,
     browser: &Browser,
     limits: Limits,
-    program: &Path,
-    store: Option<&str>,
+    args: &SceneArgs,
 ) -> Result<Front> {
-    let store = store.map_or_else(|| format!("sqlite:{}", stage.path("ledger.db").display()), str::to_owned);
-    let command = || {
-        let mut command = Command::new(program);
+    let own = || format!("sqlite:{}", stage.path("ledger.db").display());
+    let store = args.store.clone().unwrap_or_else(own);
+    let program = args.gateway()?;
+    let prepare = |mut command: Command| {
         // Nobody's settings but these; one customer may have as many sessions as there is room for.
         command
             .env_clear()
@@ -30,9 +29,9 @@ pub(super) async fn start(
             .current_dir(stage.path(""));
         command
     };
-    let paths = [create_customer(&mut command())?, create_customer(&mut command())?]
-        .map(|key| format!("/?token={key}"));
-    let mut serve = command();
+    let create = || create_customer(&mut prepare(Command::new(program)));
+    let paths = [create()?, create()?].map(|key| format!("/?token={key}"));
+    let mut serve = prepare(stage.proxy(program));
     serve
         .args(["serve", "--ready-file", "gateway.json"])
         .env("UFB_EDGE_LISTEN", "127.0.0.1:0")

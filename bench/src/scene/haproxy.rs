@@ -1,12 +1,10 @@
 //! HAProxy, one thread, as its manual has it for WebSockets: `timeout tunnel` for the upgraded connection.
 
-use std::process::Command;
-
 use anyhow::Result;
 
 use super::browser::Browser;
-use super::scene::{Front, Limits};
 use super::stage::{Stage, free_address};
+use super::{Front, Limits};
 
 pub(super) async fn start(stage: &mut Stage, browser: &Browser, limits: Limits) -> Result<Front> {
     let (plain, tls) = (free_address()?, free_address()?);
@@ -36,7 +34,8 @@ backend browser
         browser = browser.address,
     );
     let file = stage.write("haproxy.cfg", &config)?;
-    let pid = stage.start("haproxy", Command::new("haproxy").arg("-db").arg("-f").arg(file))?;
+    let mut command = stage.proxy("haproxy");
+    let pid = stage.start("haproxy", command.arg("-db").arg("-f").arg(file))?;
     stage.accepts(plain).await?;
     let paths = [browser.path.clone(), browser.path.clone()];
     Ok(Front { name: "haproxy", plain, tls, paths, pids: vec![pid] })
