@@ -143,7 +143,46 @@ fn from_authorization(value: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use billing::{Actor, NewCustomer, NewSession, SessionRequest, Timestamp};
+    use http::StatusCode;
+    use http_body_util::BodyExt;
+
     use super::*;
+    use crate::token::{LIFETIME, Purpose};
+
+    #[tokio::test]
+    async fn a_token_that_has_expired() {
+        let (gateway, _folder) = Gateway::for_tests().await;
+        let new = NewCustomer {
+            id: None,
+            email: "a@example.com".to_owned(),
+            plan: "starter".to_owned(),
+            prepaid: None,
+        };
+        let now = gateway.clock.now();
+        let (_, secret) = gateway.billing.create_customer(new, Actor::Operator, now).await.unwrap();
+        let who = gateway.billing.authenticate(secret.expose()).await.unwrap().unwrap();
+        let lifetime = u64::try_from(LIFETIME.as_millis()).unwrap();
+        let token = gateway.tokens.sign(&Claims {
+            who: who.clone(),
+            session: NewSession::fresh(SessionRequest::default()),
+            purpose: Purpose::Start,
+            expires: Timestamp::from_millis(now.as_millis() + lifetime),
+        });
+        let query = Query::parse(Some(&format!("token={token}")), LIFETIME).unwrap();
+
+        let (identity, _) = identify(&gateway, &HeaderMap::new(), &query).await.unwrap();
+        assert_eq!(*identity.who(), who);
+        gateway.clock.move_on(LIFETIME);
+        let refusal = identify(&gateway, &HeaderMap::new(), &query).await.unwrap_err();
+        let answer = refusal.into_response();
+        assert_eq!(answer.status(), StatusCode::UNAUTHORIZED);
+        assert!(answer.headers().contains_key("www-authenticate"));
+        let body = answer.into_body().collect().await.unwrap().to_bytes();
+        let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
+        assert_eq!((&body["code"], &body["status"]), (&"expired_token".into(), &401.into()));
+        assert!(!body.to_string().contains(&token));
+    }
 
     #[test]
     fn forms_of_authorization() {

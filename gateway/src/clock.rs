@@ -33,6 +33,12 @@ impl Clock {
         self.base.store(now.saturating_sub(self.elapsed()), Ordering::Relaxed);
     }
 
+    /// As if so much time had passed.
+    #[cfg(test)]
+    pub(crate) fn move_on(&self, by: std::time::Duration) {
+        self.base.fetch_add(u64::try_from(by.as_millis()).expect("a short while"), Ordering::Relaxed);
+    }
+
     fn elapsed(&self) -> u64 {
         u64::try_from(self.origin.elapsed().as_millis()).unwrap_or(u64::MAX)
     }

@@ -19,7 +19,11 @@ const RESERVED: u8 = 0x70;
 const OPCODE: u8 = 0x0f;
 const CONTROL: u8 = 0x08;
 const CLOSE: u8 = 0x8;
+const PONG: u8 = 0xa;
 const MASK: u8 = 0x80;
+
+/// A ping without a payload, unmasked as a server's frames are.
+pub const PING: [u8; 2] = [0x89, 0x00];
 
 /// Whose frames are followed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,6 +60,10 @@ pub struct Tracker {
     /// Between the first and the last frame of a message.
     fragmented: bool,
     close_seen: bool,
+    /// The current frame is a client's pong.
+    pong: bool,
+    /// Bytes of a client's pongs that were not asked for yet.
+    pongs: u64,
 }
 
 impl Tracker {
@@ -70,6 +78,8 @@ impl Tracker {
             message: 0,
             fragmented: false,
             close_seen: false,
+            pong: false,
+            pongs: 0,
         }
     }
 
@@ -83,6 +93,7 @@ impl Tracker {
             if self.payload > 0 {
                 let step = usize::try_from(self.payload).unwrap_or(usize::MAX).min(bytes.len());
                 self.payload -= step as u64;
+                self.pongs += u64::from(self.pong) * step as u64;
                 bytes = &bytes[step..];
                 continue;
             }
@@ -114,6 +125,12 @@ impl Tracker {
         }
     }
 
+    /// How many of the bytes since the last call were a client's pongs. It answers a ping by itself, so that they say
+    /// nothing of what it wants.
+    pub fn take_pongs(&mut self) -> u64 {
+        std::mem::take(&mut self.pongs)
+    }
+
     /// Whether a close frame has begun: no data frame may follow it (RFC 6455, section 5.5.1).
     #[must_use]
     pub fn close_seen(&self) -> bool {
@@ -138,6 +155,8 @@ impl Tracker {
         let length = self.length();
         if self.sender == Sender::Client {
             self.check(length)?;
+            self.pong = self.header[0] & OPCODE == PONG;
+            self.pongs += if self.pong { self.have as u64 } else { 0 };
         }
         self.close_seen |= self.header[0] & OPCODE == CLOSE;
         self.payload = length;

@@ -62,9 +62,25 @@ pub struct Gateway {
 }
 
 impl Gateway {
-    /// One without doors, whose meter runs.
+    /// One without doors and browsers, whose meter runs. It goes with the folder.
     #[cfg(test)]
-    pub(crate) async fn for_tests(billing: Billing, pool: Pool) -> Arc<Self> {
+    pub(crate) async fn for_tests() -> (Arc<Self>, tempfile::TempDir) {
+        let folder = tempfile::tempdir().expect("a folder can be made");
+        let store = billing::StoreUrl::Sqlite(folder.path().join("ledger.db"));
+        let billing = Billing::open(&store, billing::Catalogue::default(), Limits::default());
+        let billing = billing.expect("the folder is new");
+        let nowhere = FixedEndpoint { authority: "127.0.0.1:1".to_owned(), path: None };
+        let settings = pool::Settings {
+            provider: ProviderSettings::Fixed {
+                endpoints: vec![nowhere],
+                sessions_per_endpoint: std::num::NonZeroUsize::MIN,
+            },
+            min_idle: 0,
+            max_idle: std::num::NonZeroUsize::MIN,
+            start_timeout: Duration::from_secs(1),
+            directory: folder.path().join("browsers"),
+        };
+        let pool = Pool::open(settings).await.expect("it needs nothing");
         let tokens = Signer::new(&billing.signing_key().await.expect("the store works"));
         let (meter, inbox) = Meter::new();
         let gateway = Arc::new(Self {
@@ -89,7 +105,7 @@ impl Gateway {
             draining: watch::Sender::new(false),
         });
         tokio::spawn(inbox.run(Arc::clone(&gateway)));
-        gateway
+        (gateway, folder)
     }
 
     /// No new sessions from here on. What is open is [`drain`]'s business.

@@ -6,7 +6,7 @@
 
 use std::fmt;
 use std::net::IpAddr;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -18,6 +18,7 @@ use pool::{Lease, Upstream};
 use tokio::sync::{Notify, OwnedSemaphorePermit, watch};
 use tokio::time::Instant;
 
+use crate::limits::Watched;
 use crate::refusal::Close;
 use crate::settle::Reason;
 
@@ -45,8 +46,8 @@ pub struct Live {
     pub up_bytes: AtomicU64,
     /// From the browser to its clients.
     pub down_bytes: AtomicU64,
-    /// Bytes that had passed when the session was last found to have said something, and how old it was then.
-    heard: Mutex<(u64, Duration)>,
+    /// What the one task that looks at all sessions knows of this one.
+    pub(crate) watched: Mutex<Watched>,
     /// Why it ends, once somebody has said so.
     end: OnceLock<Reason>,
     /// The line of its first socket; those of others are in `members`, so that a session with one socket allocates none.
@@ -81,10 +82,41 @@ struct Members {
     estate: Option<Estate>,
 }
 
-/// How one socket's task is told that the session ends.
+/// How one socket's task is told that the session ends, or that a ping is due.
 #[derive(Debug, Default)]
 pub struct Line {
     waker: AtomicWaker,
+    /// Something has passed since the last look.
+    traffic: AtomicBool,
+    /// Looks since then. One task looks.
+    quiet: AtomicU32,
+    ping: AtomicBool,
+}
+
+impl Line {
+    /// Something has passed, one way or the other.
+    pub(crate) fn note_traffic(&self) {
+        self.traffic.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether a ping is due; once.
+    pub(crate) fn take_ping(&self) -> bool {
+        self.ping.load(Ordering::Relaxed) && self.ping.swap(false, Ordering::Relaxed)
+    }
+
+    /// Looks whether anything has passed since the last look, and asks for a ping after so many looks in vain.
+    fn look(&self, patience: u32) {
+        let quiet = if self.traffic.swap(false, Ordering::Relaxed) {
+            0
+        } else {
+            self.quiet.load(Ordering::Relaxed) + 1
+        };
+        self.quiet.store(quiet % patience, Ordering::Relaxed);
+        if quiet == patience {
+            self.ping.store(true, Ordering::Relaxed);
+            self.waker.wake();
+        }
+    }
 }
 
 /// Why there is no attaching to a session.
@@ -131,7 +163,7 @@ impl Live {
             max_duration,
             up_bytes: AtomicU64::new(0),
             down_bytes: AtomicU64::new(0),
-            heard: Mutex::new((0, Duration::ZERO)),
+            watched: Mutex::default(),
             end: OnceLock::new(),
             first: Line::default(),
             members: Mutex::new(Members::of(estate)),
@@ -204,18 +236,12 @@ impl Live {
         self.members().kept
     }
 
-    /// It waits for its first socket at that age, which is no silence.
-    pub(crate) fn waits(&self, lasted: Duration) {
-        self.heard.lock().unwrap_or_else(PoisonError::into_inner).1 = lasted;
-    }
-
-    /// How long it has said nothing, for a session of age `lasted` that has passed `passed` bytes. One task asks.
-    pub(crate) fn silence(&self, passed: u64, lasted: Duration) -> Duration {
-        let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
-        if heard.0 != passed {
-            *heard = (passed, lasted);
+    /// Asks each of its sockets for a ping that has passed nothing in so many looks.
+    pub(crate) fn look_at_lines(&self, patience: u32) {
+        self.first.look(patience);
+        for line in &self.members().lines {
+            line.look(patience);
         }
-        lasted.saturating_sub(heard.1)
     }
 
     /// Whether somebody ended it; otherwise the task is woken when somebody does. One task waits on a line.

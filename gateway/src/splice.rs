@@ -17,7 +17,7 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Sleep, sleep, timeout};
 
-use crate::frame::{Sender, Tracker, Violation};
+use crate::frame::{PING, Sender, Tracker, Violation};
 use crate::refusal::Close;
 use crate::sessions::{Line, Live};
 
@@ -101,8 +101,8 @@ pub async fn splice<C: Client>(
     line: &Line,
 ) -> Ended {
     let mut relay = Relay {
-        up: Flow::new(Sender::Client, &live.up_bytes),
-        down: Flow::new(Sender::Browser, &live.down_bytes),
+        up: Flow::new(Sender::Client, &live.up_bytes, line),
+        down: Flow::new(Sender::Browser, &live.down_bytes, line),
         told: None,
         grace: None,
     };
@@ -191,7 +191,12 @@ impl Relay<'_> {
             self.told = live.poll_end(line, cx);
         }
         match self.told {
-            None => self.poll_open(client, browser, cx),
+            None => {
+                if line.take_ping() {
+                    self.down.put_ping();
+                }
+                self.poll_open(client, browser, cx)
+            }
             Some(close) => self.poll_told(close, client, browser, cx),
         }
     }
@@ -270,6 +275,7 @@ enum Stop {
 struct Flow<'a> {
     tracker: Tracker,
     bytes: &'a AtomicU64,
+    line: &'a Line,
     /// What the writer did not take yet, from `taken` on.
     pending: Vec<u8>,
     taken: usize,
@@ -279,10 +285,11 @@ struct Flow<'a> {
 }
 
 impl<'a> Flow<'a> {
-    fn new(sender: Sender, bytes: &'a AtomicU64) -> Self {
+    fn new(sender: Sender, bytes: &'a AtomicU64, line: &'a Line) -> Self {
         Self {
             tracker: Tracker::new(sender),
             bytes,
+            line,
             pending: Vec::new(),
             taken: 0,
             unflushed: false,
@@ -292,6 +299,13 @@ impl<'a> Flow<'a> {
 
     fn is_between_frames(&self) -> bool {
         self.tracker.at_boundary() && self.pending.is_empty()
+    }
+
+    /// Puts a ping between two frames. In the middle of one there is something on its way, so that none is needed.
+    fn put_ping(&mut self) {
+        if self.is_between_frames() && !self.tracker.close_seen() {
+            self.pending.extend_from_slice(&PING);
+        }
     }
 
     /// Takes bytes that were read elsewhere.
@@ -404,8 +418,12 @@ impl<'a> Flow<'a> {
         Poll::Ready(Ok(()))
     }
 
-    /// All sockets of a session count together; others read it from their threads.
-    fn count(&self, bytes: usize) {
-        self.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+    /// All sockets of a session count together; others read it from their threads. A pong is passed on, which does a browser
+    /// no harm and spares cutting it out of the stream, but not counted: it only says that our ping came through. (The
+    /// part of its header that came with an earlier read was.)
+    fn count(&mut self, bytes: usize) {
+        let counted = (bytes as u64).saturating_sub(self.tracker.take_pongs());
+        self.bytes.fetch_add(counted, Ordering::Relaxed);
+        self.line.note_traffic();
     }
 }

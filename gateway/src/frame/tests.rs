@@ -73,6 +73,18 @@ fn fragments_add_up() {
 }
 
 #[test]
+fn pongs_are_told_apart() {
+    let bytes = [frame(0x81, 300), frame(0x8a, 3), frame(0x89, 3), frame(0x8a, 0)].concat();
+    for step in [bytes.len(), 7] {
+        let mut tracker = Tracker::new(Sender::Client);
+        let parts = bytes.chunks(step);
+        let pongs: u64 =
+            parts.map(|part| tracker.advance(part).map(|()| tracker.take_pongs()).unwrap()).sum();
+        assert_eq!(pongs, 9 + 6);
+    }
+}
+
+#[test]
 fn a_browser_may_send_more() {
     let mut tracker = Tracker::new(Sender::Browser);
     tracker.advance(&[0x81, 127, 0, 0, 0, 0, 0x10, 0, 0, 0]).unwrap();

@@ -3,15 +3,10 @@
 
 use std::future::poll_fn;
 use std::net::IpAddr;
-use std::num::NonZeroUsize;
 use std::sync::mpsc::sync_channel;
 use std::task::Poll;
 
-use billing::{
-    Actor, Billing, Catalogue, CommandId, Limits, Micros, NewCustomer, Outcome, Principal, Session,
-    SessionId, StoreUrl,
-};
-use pool::{FixedEndpoint, Pool, ProviderSettings, Settings};
+use billing::{Actor, CommandId, Micros, NewCustomer, Outcome, Principal, Session, SessionId};
 use tempfile::TempDir;
 use tokio::task::spawn_blocking;
 use tokio::time::sleep;
@@ -153,22 +148,8 @@ struct Bench {
 
 impl Bench {
     async fn open() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let store = StoreUrl::Sqlite(folder.path().join("ledger.db"));
-        let billing = Billing::open(&store, Catalogue::default(), Limits::default()).unwrap();
-        let nowhere = FixedEndpoint { authority: "127.0.0.1:1".to_owned(), path: None };
-        let settings = Settings {
-            provider: ProviderSettings::Fixed {
-                endpoints: vec![nowhere],
-                sessions_per_endpoint: NonZeroUsize::MIN,
-            },
-            min_idle: 0,
-            max_idle: NonZeroUsize::MIN,
-            start_timeout: SECOND,
-            directory: folder.path().join("browsers"),
-        };
-        let pool = Pool::open(settings).await.unwrap();
-        Self { gateway: Gateway::for_tests(billing, pool).await, _folder: folder }
+        let (gateway, _folder) = Gateway::for_tests().await;
+        Self { gateway, _folder }
     }
 
     /// One who pays with a balance of so many micro-dollars.

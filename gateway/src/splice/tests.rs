@@ -12,6 +12,7 @@ use super::*;
 const TEXT: u8 = 0x81;
 const BINARY: u8 = 0x82;
 const CLOSE: u8 = 0x88;
+const PONG: u8 = 0x8a;
 const MASK: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
 /// What the kernel is asked to buffer for a socket; it takes twice as much.
 const KERNEL_BUFFER: u32 = 64 * 1024;
@@ -143,6 +144,50 @@ async fn a_frame_that_does_not_go_on_is_given_up() {
     let ended = line.relay.await.unwrap();
     assert_eq!((ended.cause, ended.standing), (Cause::Told(Close::BalanceUsedUp), Standing::MidFrame));
     assert!(rest(&mut line.client).await.is_err(), "a reset tells that the frame is not whole");
+}
+
+#[tokio::test]
+async fn a_ping_is_put_between_two_frames() {
+    let frame = from_browser(TEXT, 300);
+    let mut line = Line::open().await;
+    line.browser.write_all(&frame).await.unwrap();
+    assert_eq!(receive(&mut line.client, frame.len()).await, frame);
+
+    line.ask_for_a_ping();
+    assert_eq!(receive(&mut line.client, PING.len()).await, PING);
+    // The answer reaches the browser, and neither of them is counted.
+    let (pong, text) = (from_client(PONG, 3), from_client(TEXT, 5));
+    line.client.write_all(&[pong.clone(), text.clone()].concat()).await.unwrap();
+    let answer = [pong, text.clone()].concat();
+    assert_eq!(receive(&mut line.browser, answer.len()).await, answer);
+
+    drop(line.client);
+    let ended = line.relay.await.unwrap();
+    assert_eq!((ended.up_bytes, ended.down_bytes), (text.len() as u64, frame.len() as u64));
+}
+
+#[tokio::test]
+async fn no_ping_is_put_into_a_frame_nor_behind_the_last_one() {
+    let frame = from_browser(TEXT, 300);
+    let mut line = Line::open().await;
+    let (first, second) = frame.split_at(100);
+    line.browser.write_all(first).await.unwrap();
+    assert_eq!(receive(&mut line.client, first.len()).await, first);
+    line.ask_for_a_ping();
+    // What passes up shows that the relay has seen it.
+    let text = from_client(TEXT, 5);
+    line.client.write_all(&text).await.unwrap();
+    assert_eq!(receive(&mut line.browser, text.len()).await, text);
+    line.browser.write_all(second).await.unwrap();
+    assert_eq!(receive(&mut line.client, second.len()).await, second);
+
+    let close = from_browser(CLOSE, 2);
+    line.browser.write_all(&close).await.unwrap();
+    assert_eq!(receive(&mut line.client, close.len()).await, close);
+    line.ask_for_a_ping();
+    line.client.write_all(&from_client(CLOSE, 2)).await.unwrap();
+    drop(line.browser);
+    assert_eq!(rest(&mut line.client).await.unwrap(), b"", "nothing follows a close frame");
 }
 
 #[tokio::test]
@@ -292,6 +337,12 @@ struct Line {
 impl Line {
     async fn open() -> Self {
         Self::with(b"").await
+    }
+
+    /// As if a look or two had found it quiet.
+    fn ask_for_a_ping(&self) {
+        self.live.look_at_lines(1);
+        self.live.look_at_lines(1);
     }
 
     async fn with(early: &[u8]) -> Self {
