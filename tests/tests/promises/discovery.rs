@@ -10,7 +10,7 @@ const ASKED: usize = 1_000;
 async fn version_a_thousand_times() -> Result<()> {
     let gateway = Gateway::start().await?;
     let customer = gateway.prepaid_customer("starter", 100_000).await?;
-    let browsers = gateway.browsers()?;
+    let made = browsers_made(&gateway).await?;
 
     let mut url = String::new();
     for _ in 0..ASKED {
@@ -20,7 +20,8 @@ async fn version_a_thousand_times() -> Result<()> {
         url = fresh;
     }
 
-    assert_eq!(gateway.browsers()?, browsers, "none was started and none was stopped");
+    assert_eq!(browsers_made(&gateway).await?, made, "none was taken, so none was replaced");
+    ensure!(!metrics(&gateway).await?.contains("ufb_pool_claims_total{"), "one was taken");
     let Account { balance, sessions, .. } = gateway.account(&customer).await?;
     assert_eq!((balance, sessions.len()), (100_000, 0));
     // All of them together start the one session that is wanted.
@@ -149,6 +150,16 @@ async fn what_is_refused() -> Result<()> {
         assert_eq!((refusal.status, refusal.code.as_str()), (status, code), "{request:?}: {refusal}");
     }
     Ok(())
+}
+
+async fn browsers_made(gateway: &Gateway) -> Result<String> {
+    let metrics = metrics(gateway).await?;
+    let made = metrics.lines().find(|line| line.starts_with("ufb_pool_browsers_created_total"));
+    Ok(made.context("no browsers")?.to_owned())
+}
+
+async fn metrics(gateway: &Gateway) -> Result<String> {
+    gateway.ask_admin(Request::get("/metrics")).await?.text().await
 }
 
 fn text(document: &Value, field: &str) -> Result<String> {
