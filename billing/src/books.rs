@@ -1,6 +1,9 @@
 //! The driver: load an account, let the ledger decide, commit, and once more when another got in between.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
+
+use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
 
 use crate::account::Account;
 use crate::audit::{Actor, Entry, Fault, Verified};
@@ -22,6 +25,9 @@ mod tests;
 /// How often a command is decided anew because its account has moved on. Within one process a round lasts
 /// microseconds and somebody wins each, so that many in a row mean that something else is wrong.
 const CONFLICTS_MAX: u32 = 1_000;
+
+/// Sessions of a dead gateway that are settled side by side; those of one account are committed together.
+const SETTLED_AT_A_TIME: usize = 64;
 
 /// The label of the key that an account is opened with.
 const FIRST_KEY: &str = "default";
@@ -608,16 +614,72 @@ impl Billing {
         self.recover().await?;
         let mut settled = Vec::new();
         for session in self.open_sessions().await? {
-            if session.gateway == *me {
-                continue;
+            if session.gateway != *me {
+                let last_seen = self.store().last_seen(&session.gateway).await?;
+                settled.extend(self.expire(&session, last_seen, me, now).await?);
             }
-            let last_seen = self.store().last_seen(&session.gateway).await?;
-            let expired = self.settle(&session.account, &session.id, now, |account, session, given| {
-                ledger::expire(account, session, last_seen, me, given)
-            });
-            settled.push(expired.await?);
         }
         Ok(settled)
+    }
+
+    /// Settles what one gateway that runs no more has open; others may be at it, too.
+    pub(crate) async fn settle_dead(
+        &self,
+        gateway: &GatewayId,
+        me: &GatewayId,
+        now: Timestamp,
+    ) -> Result<Vec<Session>, Error> {
+        let last_seen = self.store().last_seen(gateway).await?;
+        let open = self.store().open_sessions_of(gateway).await?;
+        let expiries = open.iter().map(|session| self.expire(session, last_seen, me, now));
+        let settled: Vec<_> = stream::iter(expiries).buffered(SETTLED_AT_A_TIME).try_collect().await?;
+        Ok(settled.into_iter().flatten().collect())
+    }
+
+    /// `None`: it was settled by somebody else meanwhile.
+    async fn expire(
+        &self,
+        session: &Session,
+        last_seen: Option<Timestamp>,
+        me: &GatewayId,
+        now: Timestamp,
+    ) -> Result<Option<Session>, Error> {
+        let Session { account, id, gateway, .. } = session;
+        let order = Order { account, session: Some(id), durability: Durability::Disk, now };
+        let expired = self.apply(order, |account, session, given| match session {
+            // An id that was voided may have been held anew, by a gateway that lives.
+            Some(session) if session.state.is_open() && session.gateway == *gateway => {
+                ledger::expire(account, session, last_seen, me, given).map_err(Error::Refused)
+            }
+            Some(_) | None => Ok(Answer::Exists),
+        });
+        Ok(match expired.await?.ok_or(Error::NoAccount)? {
+            Applied::Changed(change) => Some(session_of(Arc::unwrap_or_clone(change))),
+            Applied::Exists => None,
+        })
+    }
+
+    /// How often each gateway has noted that it lives.
+    pub(crate) async fn beats(&self) -> Result<BTreeMap<GatewayId, u64>, StoreError> {
+        self.store().beats().await
+    }
+
+    /// The gateways that have sessions held or open.
+    pub(crate) async fn serving(&self) -> Result<Vec<GatewayId>, StoreError> {
+        self.store().serving().await
+    }
+
+    /// Drops what a gateway has noted; it can come back.
+    pub(crate) async fn forget(&self, gateway: &GatewayId) -> Result<(), StoreError> {
+        self.store().forget(gateway).await
+    }
+
+    /// The sessions that a gateway has held or open.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn open_sessions_of(&self, gateway: &GatewayId) -> Result<Vec<Session>, StoreError> {
+        self.store().open_sessions_of(gateway).await
     }
 
     /// Commits the holds that an earlier process had decided and not committed.

@@ -26,6 +26,7 @@ mod event;
 mod ledger;
 mod store;
 mod books;
+mod sweep;
 
 pub use account::{Account, AccountType, EMAIL_MAX};
 pub use audit::{Actor, Digest, Entry, EntryKind, Fault, Verified};
@@ -39,5 +40,6 @@ pub use plan::{Catalogue, Plan, Terms};
 pub use request::{METADATA_MAX, Metadata, MetadataTooLarge, NewSession, SessionRequest};
 pub use session::{End, Funding, Outcome, Session, SessionCursor, State};
 pub use store::{InvalidStoreUrl, LIST_MAX, RedisUrl, StoreError, StoreUrl};
+pub use sweep::Sweeper;
 pub use time::{Period, Timestamp};
 pub use usage::{HOURS_KEPT, PeriodUsage, Span, Usage};

@@ -3,6 +3,7 @@
 //! A store loads and commits, and decides nothing. A commit names the version of the account that its change
 //! was decided on: either all of the change is written, or none of it because the account has moved on.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::hash::Hash;
 use std::io;
@@ -319,6 +320,16 @@ impl Store {
         ask!(self, store => store.open_sessions())
     }
 
+    /// Those that one gateway has.
+    pub(crate) async fn open_sessions_of(&self, gateway: &GatewayId) -> Result<Vec<Session>, StoreError> {
+        ask!(self, store => store.open_sessions_of(gateway))
+    }
+
+    /// The gateways that have any.
+    pub(crate) async fn serving(&self) -> Result<Vec<GatewayId>, StoreError> {
+        ask!(self, store => store.serving())
+    }
+
     /// An account's entries after number `after`, in order.
     pub(crate) async fn audit(
         &self,
@@ -361,6 +372,16 @@ impl Store {
         account: &AccountId,
     ) -> Result<Option<Result<Verified, Fault>>, StoreError> {
         ask!(self, store => store.verify(account))
+    }
+
+    /// How often each gateway was noted to live. Grows with each time, whatever the clocks say.
+    pub(crate) async fn beats(&self) -> Result<BTreeMap<GatewayId, u64>, StoreError> {
+        ask!(self, store => store.beats())
+    }
+
+    /// Drops what was noted of a gateway.
+    pub(crate) async fn forget(&self, gateway: &GatewayId) -> Result<(), StoreError> {
+        ask!(self, store => store.forget(gateway))
     }
 
     /// The secret of that name, which is `offered` where there was none. The same for all processes of one store.

@@ -13,6 +13,7 @@ use crate::event::EventKind;
 use crate::request::SessionRequest;
 use crate::session::{Outcome, State};
 use crate::store::redis_server::Server;
+use crate::sweep::Sweeper;
 
 mod deferred;
 mod history;
@@ -129,6 +130,8 @@ of_every_store! {
     what_another_process_changed_is_seen_by_the_next_command
     a_key_that_was_revoked_here_is_unknown_at_once
     a_killed_gateway_s_sessions_are_settled_up_to_its_last_heartbeat
+    a_dead_gateway_is_settled_once_by_the_others_and_one_that_lives_is_left_alone
+    a_gateway_that_was_taken_for_dead_comes_back
     a_store_that_was_closed_holds_all_it_held
     lists_are_in_order_and_bounded
     a_list_goes_on_behind_its_cursor_among_sessions_of_one_instant
@@ -482,6 +485,88 @@ async fn a_killed_gateway_s_sessions_are_settled_up_to_its_last_heartbeat(bench:
     assert_eq!(balance(&billing, &id).await, 1_000_000 - 16_000 - 10_000);
     assert_eq!(billing.verify(&id).await.unwrap().open, 1);
     assert!(billing.settle_abandoned(&me, after(61 * MINUTE)).await.unwrap().is_empty());
+}
+
+/// Lives as long as it beats.
+struct Other {
+    billing: Billing,
+    sweeper: Sweeper,
+}
+
+impl Other {
+    fn new(bench: &Bench, name: &str) -> Other {
+        Other { billing: bench.another(), sweeper: Sweeper::new(gateway(name)) }
+    }
+
+    async fn look(&mut self, now: Timestamp) -> Vec<Session> {
+        self.sweeper.look(&self.billing, now).await.unwrap()
+    }
+}
+
+async fn a_dead_gateway_is_settled_once_by_the_others_and_one_that_lives_is_left_alone(bench: Bench) {
+    let Customer { id, who, .. } = bench.prepaid(1_000_000).await;
+    let (billing, dead, alive) = (&bench.billing, gateway("dead"), gateway("alive"));
+    for (name, gateway) in [("begun", &dead), ("held", &dead), ("other", &alive)] {
+        billing.hold(&who, session(name), gateway, START).await.unwrap();
+    }
+    billing.begin(&id, &session("begun"), START, START).await.unwrap();
+    billing.extend(&id, &session("begun"), 9, START).await.unwrap();
+    billing.heartbeat(&dead, after(7 * MINUTE + 1)).await.unwrap();
+
+    let mut looking = [Other::new(&bench, "one"), Other::new(&bench, "two")];
+    let mut settled = Vec::new();
+    for number in 0..4 {
+        assert!(settled.is_empty(), "after {number} looks");
+        // Its clock stands, and it lives all the same.
+        billing.heartbeat(&alive, START).await.unwrap();
+        let [one, two] = &mut looking;
+        let (ours, theirs) = join(one.look(after(8 * MINUTE)), two.look(after(8 * MINUTE))).await;
+        settled.extend(ours.into_iter().chain(theirs));
+    }
+    settled.sort_unstable_by(|one, other| one.id.cmp(&other.id));
+    let outcomes: Vec<_> =
+        settled.iter().map(|session| (session.id.as_str(), session.state, session.charged.get())).collect();
+    assert_eq!(outcomes, [("begun", State::Posted, 16_000), ("held", State::Voided, 0)]);
+    assert_eq!(balance(billing, &id).await, 1_000_000 - 16_000 - 10_000);
+    assert_eq!(billing.verify(&id).await.unwrap().open, 1);
+}
+
+#[tokio::test]
+async fn a_dead_gateway_is_forgotten_after_an_hour() {
+    let bench = Bench::embedded();
+    let alive = gateway("alive");
+    bench.billing.heartbeat(&gateway("dead"), START).await.unwrap();
+    let mut other = Other::new(&bench, "other");
+    for _ in 0..=720 {
+        bench.billing.heartbeat(&alive, START).await.unwrap();
+        assert_eq!(bench.billing.beats().await.unwrap().len(), 2);
+        other.look(START).await;
+    }
+    assert_eq!(bench.billing.beats().await.unwrap().into_keys().collect::<Vec<_>>(), [alive]);
+}
+
+async fn a_gateway_that_was_taken_for_dead_comes_back(bench: Bench) {
+    let Customer { id, who, .. } = bench.prepaid(1_000_000).await;
+    let (billing, slow) = (&bench.billing, gateway("slow"));
+    billing.heartbeat(&slow, START).await.unwrap();
+    billing.hold(&who, session("a"), &slow, START).await.unwrap();
+    billing.begin(&id, &session("a"), START, START).await.unwrap();
+    let mut other = Other::new(&bench, "other");
+    for _ in 0..3 {
+        assert!(other.look(START).await.is_empty());
+    }
+    assert_eq!(other.look(START).await.len(), 1);
+
+    let extended = billing.extend(&id, &session("a"), 6, START).await;
+    assert!(matches!(extended, Err(ExtendError::NotOpen)), "{extended:?}");
+    let posted = billing.post(&id, &session("a"), end(after(MINUTE)), START).await;
+    assert!(matches!(posted, Err(Error::Refused(Refused::ExistsDifferent))), "{posted:?}");
+    billing.hold(&who, session("b"), &slow, START).await.unwrap();
+    for _ in 0..4 {
+        billing.heartbeat(&slow, START).await.unwrap();
+        assert!(other.look(START).await.is_empty());
+    }
+    assert_eq!(billing.verify(&id).await.unwrap().open, 1);
 }
 
 async fn a_store_that_was_closed_holds_all_it_held(bench: Bench) {

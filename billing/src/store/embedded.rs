@@ -17,6 +17,7 @@
 //! - SQLite keeps its POSIX locks on the database and the `-shm` file, never on the WAL, so closing our
 //!   descriptor drops none of them.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -88,7 +89,9 @@ const SCHEMA: &str = "
         cost INTEGER NOT NULL, overage INTEGER NOT NULL,
         PRIMARY KEY (account, bucket, start)
     ) STRICT, WITHOUT ROWID;
-    CREATE TABLE gateways (id TEXT PRIMARY KEY, last_seen INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+    CREATE TABLE gateways (
+        id TEXT PRIMARY KEY, last_seen INTEGER NOT NULL, beats INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID;
     CREATE TABLE secrets (name TEXT PRIMARY KEY, value BLOB NOT NULL) STRICT, WITHOUT ROWID;
     PRAGMA user_version = 1;
 ";
@@ -135,9 +138,11 @@ const SELECT_ENTRIES: &str = "SELECT body FROM audit WHERE account = ?1 AND seq 
 const SELECT_LOG: &str = "SELECT body FROM audit WHERE account = ?1 ORDER BY seq";
 const INSERT_EVENT: &str = "INSERT INTO events (body) VALUES (?1)";
 const SELECT_EVENTS: &str = "SELECT seq, body FROM events WHERE seq > ?1 ORDER BY seq LIMIT ?2";
-const UPSERT_GATEWAY: &str = "INSERT INTO gateways (id, last_seen) VALUES (?1, ?2)
-    ON CONFLICT (id) DO UPDATE SET last_seen = max(last_seen, excluded.last_seen)";
+const UPSERT_GATEWAY: &str = "INSERT INTO gateways (id, last_seen, beats) VALUES (?1, ?2, 1)
+    ON CONFLICT (id) DO UPDATE SET last_seen = max(last_seen, excluded.last_seen), beats = beats + 1";
 const SELECT_GATEWAY: &str = "SELECT last_seen FROM gateways WHERE id = ?1";
+const SELECT_BEATS: &str = "SELECT id, beats FROM gateways";
+const DELETE_GATEWAY: &str = "DELETE FROM gateways WHERE id = ?1";
 const OFFER_SECRET: &str = "INSERT INTO secrets (name, value) VALUES (?1, ?2) ON CONFLICT (name) DO NOTHING";
 const SELECT_SECRET: &str = "SELECT value FROM secrets WHERE name = ?1";
 
@@ -604,6 +609,43 @@ impl Embedded {
             Ok(seen.map(|millis| Timestamp::from_millis(millis.cast_unsigned())))
         })
         .await
+    }
+
+    pub(super) async fn beats(&self) -> Result<BTreeMap<GatewayId, u64>, StoreError> {
+        self.look(|hot| {
+            let mut statement = hot.prepare_cached(SELECT_BEATS)?;
+            let rows =
+                statement.query_map([], |row| Ok((row.get::<_, String>(0)?, row.get::<_, i64>(1)?)))?;
+            rows.map(|row| {
+                let (id, beats) = row?;
+                let id = GatewayId::try_from(id).map_err(|error| StoreError::Database(Box::new(error)))?;
+                Ok((id, beats.cast_unsigned()))
+            })
+            .collect()
+        })
+        .await
+    }
+
+    pub(super) async fn forget(&self, gateway: &GatewayId) -> Result<(), StoreError> {
+        self.look(|hot| {
+            hot.prepare_cached(DELETE_GATEWAY)?.execute([gateway.as_str()])?;
+            Ok(())
+        })
+        .await
+    }
+
+    pub(super) async fn open_sessions_of(&self, gateway: &GatewayId) -> Result<Vec<Session>, StoreError> {
+        let mut sessions = self.open_sessions().await?;
+        sessions.retain(|session| session.gateway == *gateway);
+        Ok(sessions)
+    }
+
+    pub(super) async fn serving(&self) -> Result<Vec<GatewayId>, StoreError> {
+        let mut gateways: Vec<_> =
+            self.open_sessions().await?.into_iter().map(|session| session.gateway).collect();
+        gateways.sort_unstable();
+        gateways.dedup();
+        Ok(gateways)
     }
 
     pub(super) async fn secret(&self, name: &str, offered: [u8; 32]) -> Result<[u8; 32], StoreError> {

@@ -11,7 +11,7 @@
 //! where the commit's last one would be, which tells whether it was. (What the entry says would not tell: another
 //! process may have been given the same command at the same moment.)
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::error::Error;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -107,6 +107,18 @@ pub(crate) trait Link: fmt::Debug + Send + Sync + 'static {
     ) -> impl Future<Output = Result<[u8; 32], LinkError>> + Send;
 
     fn open_sessions(&self) -> impl Future<Output = Result<Vec<Session>, LinkError>> + Send;
+
+    fn open_sessions_of(
+        &self,
+        gateway: &GatewayId,
+    ) -> impl Future<Output = Result<Vec<Session>, LinkError>> + Send;
+
+    /// The gateways that have sessions open.
+    fn serving(&self) -> impl Future<Output = Result<Vec<GatewayId>, LinkError>> + Send;
+
+    fn beats(&self) -> impl Future<Output = Result<BTreeMap<GatewayId, u64>, LinkError>> + Send;
+
+    fn forget(&self, gateway: &GatewayId) -> impl Future<Output = Result<(), LinkError>> + Send;
 
     fn audit(
         &self,
@@ -420,9 +432,23 @@ impl<L: Link> Lanes<L> {
     }
 
     pub(super) async fn open_sessions(&self) -> Result<Vec<Session>, StoreError> {
-        let mut sessions = self.link.open_sessions().await?;
-        sessions.sort_unstable_by(|one, other| (&one.account, &one.id).cmp(&(&other.account, &other.id)));
-        Ok(sessions)
+        Ok(by_name(self.link.open_sessions().await?))
+    }
+
+    pub(super) async fn open_sessions_of(&self, gateway: &GatewayId) -> Result<Vec<Session>, StoreError> {
+        Ok(by_name(self.link.open_sessions_of(gateway).await?))
+    }
+
+    pub(super) async fn serving(&self) -> Result<Vec<GatewayId>, StoreError> {
+        Ok(self.link.serving().await?)
+    }
+
+    pub(super) async fn beats(&self) -> Result<BTreeMap<GatewayId, u64>, StoreError> {
+        Ok(self.link.beats().await?)
+    }
+
+    pub(super) async fn forget(&self, gateway: &GatewayId) -> Result<(), StoreError> {
+        Ok(self.link.forget(gateway).await?)
     }
 
     pub(super) async fn audit(
@@ -472,6 +498,11 @@ impl<L: Link> Lanes<L> {
     pub(super) async fn last_seen(&self, gateway: &GatewayId) -> Result<Option<Timestamp>, StoreError> {
         Ok(self.link.last_seen(gateway).await?)
     }
+}
+
+fn by_name(mut sessions: Vec<Session>) -> Vec<Session> {
+    sessions.sort_unstable_by(|one, other| (&one.account, &one.id).cmp(&(&other.account, &other.id)));
+    sessions
 }
 
 /// Waits until it is known what became of a command. Whoever finds nothing under way takes the commit there itself, on

@@ -17,12 +17,14 @@
 //! | `ufb:{P}:accounts` | set: the ids of all accounts |
 //! | `ufb:{P}:events` | stream of the events |
 //! | `ufb:key:H` | the account and the id of the key whose hash is H |
-//! | `ufb:heartbeats` | sorted set: gateways, by the time at which they were last noted to live |
+//! | `ufb:{gateways}:seen` | sorted set: gateways, by the time at which they were last noted to live |
+//! | `ufb:{gateways}:beats` | hash: gateway → how often it was |
 //! | `ufb:secret:N` | a secret of the gateways, in hexadecimal digits |
 //! | `ufb:schema` | the version of all this |
 //!
 //! P is the partition's number in two hexadecimal digits. An id holds no colon.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -62,7 +64,8 @@ const SCHEMA: &str = "1";
 const HOUR_MILLIS: u64 = 3_600_000;
 
 const SCHEMA_KEY: &str = "ufb:schema";
-const HEARTBEATS: &str = "ufb:heartbeats";
+const SEEN: &str = "ufb:{gateways}:seen";
+const BEATS: &str = "ufb:{gateways}:beats";
 
 /// Where a Redis is. `Debug` and `Display` show no password.
 #[derive(Clone, PartialEq, Eq)]
@@ -173,16 +176,21 @@ impl Redis {
         }
     }
 
-    /// All sessions that the partition's gateways have open.
-    async fn open_in(&self, space: Space) -> Result<Vec<Session>, LinkError> {
-        let gateways = texts(self.ask(cmd("SMEMBERS").arg(space.key("gateways"))).await?)?;
-        let mut sessions = Vec::new();
-        for gateway in gateways {
-            let names = texts(self.ask(cmd("SMEMBERS").arg(space.of("serves", &gateway))).await?)?;
-            let keys = names.into_iter().map(|name| space.of("session", &name)).collect();
-            sessions.extend(self.bodies(keys).await?);
-        }
-        Ok(sessions)
+    /// All sessions that a gateway has open in one partition.
+    async fn open_in(&self, space: Space, gateway: &str) -> Result<Vec<Session>, LinkError> {
+        let names = texts(self.ask(cmd("SMEMBERS").arg(space.of("serves", gateway))).await?)?;
+        self.bodies(names.into_iter().map(|name| space.of("session", &name)).collect()).await
+    }
+
+    /// The gateways that have sessions open in one partition.
+    async fn serving_in(&self, space: Space) -> Result<Vec<String>, LinkError> {
+        texts(self.ask(cmd("SMEMBERS").arg(space.key("gateways"))).await?)
+    }
+
+    async fn all_open_in(&self, space: Space) -> Result<Vec<Session>, LinkError> {
+        let gateways = self.serving_in(space).await?;
+        let sessions = try_join_all(gateways.iter().map(|gateway| self.open_in(space, gateway))).await?;
+        Ok(sessions.into_iter().flatten().collect())
     }
 
     async fn accounts_in(&self, space: Space) -> Result<Vec<Account>, LinkError> {
@@ -320,8 +328,20 @@ impl Link for Redis {
     }
 
     async fn open_sessions(&self) -> Result<Vec<Session>, LinkError> {
-        let sessions = try_join_all(Space::all().map(|space| self.open_in(space))).await?;
+        let sessions = try_join_all(Space::all().map(|space| self.all_open_in(space))).await?;
         Ok(sessions.into_iter().flatten().collect())
+    }
+
+    async fn open_sessions_of(&self, gateway: &GatewayId) -> Result<Vec<Session>, LinkError> {
+        let in_space = |space| self.open_in(space, gateway.as_str());
+        let sessions = try_join_all(Space::all().map(in_space)).await?;
+        Ok(sessions.into_iter().flatten().collect())
+    }
+
+    async fn serving(&self) -> Result<Vec<GatewayId>, LinkError> {
+        let gateways = try_join_all(Space::all().map(|space| self.serving_in(space))).await?;
+        let gateways: BTreeSet<String> = gateways.into_iter().flatten().collect();
+        gateways.into_iter().map(|gateway| gateway.parse().map_err(broken)).collect()
     }
 
     async fn audit(&self, account: &AccountId, after: u64, limit: u32) -> Result<Vec<Entry>, LinkError> {
@@ -348,12 +368,25 @@ impl Link for Redis {
     async fn heartbeat(&self, gateway: &GatewayId, now: Timestamp) -> Result<(), LinkError> {
         let (gateway, now) = (gateway.as_str(), now.as_millis());
         // Greater only: a clock that was set back takes nothing back.
-        let beat = cmd("ZADD").arg(HEARTBEATS).arg("GT").arg(now).arg(gateway).take();
-        self.ask(&beat).await.map(|_| ())
+        self.ask(cmd("ZADD").arg(SEEN).arg("GT").arg(now).arg(gateway)).await?;
+        self.ask(cmd("HINCRBY").arg(BEATS).arg(gateway).arg(1)).await.map(|_| ())
+    }
+
+    async fn beats(&self) -> Result<BTreeMap<GatewayId, u64>, LinkError> {
+        let fields = texts(self.ask(cmd("HGETALL").arg(BEATS)).await?)?;
+        let beat = |[gateway, beats]: &[String; 2]| {
+            Ok((gateway.parse().map_err(broken)?, beats.parse().map_err(broken)?))
+        };
+        fields.as_chunks().0.iter().map(beat).collect()
+    }
+
+    async fn forget(&self, gateway: &GatewayId) -> Result<(), LinkError> {
+        self.ask(cmd("HDEL").arg(BEATS).arg(gateway.as_str())).await?;
+        self.ask(cmd("ZREM").arg(SEEN).arg(gateway.as_str())).await.map(|_| ())
     }
 
     async fn last_seen(&self, gateway: &GatewayId) -> Result<Option<Timestamp>, LinkError> {
-        let seen = text(self.ask(cmd("ZSCORE").arg(HEARTBEATS).arg(gateway.as_str())).await?)?;
+        let seen = text(self.ask(cmd("ZSCORE").arg(SEEN).arg(gateway.as_str())).await?)?;
         let millis = seen.map(|millis| millis.parse().map_err(broken)).transpose()?;
         Ok(millis.map(Timestamp::from_millis))
     }
