@@ -176,6 +176,9 @@ pub enum EntryKind {
     LostRefund,
     /// A session never began; all that it had taken went back.
     Voided,
+    /// Minutes that had started while the store was away could not be paid for; nobody is asked for them. The cause
+    /// names the amount.
+    WrittenOff,
 }
 
 impl EntryKind {
@@ -194,6 +197,7 @@ impl EntryKind {
             EntryKind::Posted => "posted",
             EntryKind::LostRefund => "lost_refund",
             EntryKind::Voided => "voided",
+            EntryKind::WrittenOff => "written_off",
         }
     }
 }

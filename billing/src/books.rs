@@ -1,16 +1,19 @@
 //! The driver: load an account, let the ledger decide, commit, and once more when another got in between.
 
 use std::collections::BTreeMap;
+use std::slice;
 use std::sync::Arc;
 
-use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
+use futures_util::future::try_join_all;
 
 use crate::account::Account;
 use crate::audit::{Actor, Entry, Fault, Verified};
 use crate::event::{Cursor, Event};
 use crate::id::{AccountId, CommandId, GatewayId, KeyId, SessionId};
 use crate::key::{Key, Principal, Secret, SigningKey};
-use crate::ledger::{self, Answer, Change, Context, NotExtended, Opening, Refusal, Refused, SessionChange};
+use crate::ledger::{
+    self, Answer, Change, Context, NotExtended, Opening, Progress, Refusal, Refused, SessionChange,
+};
 use crate::money::Micros;
 use crate::plan::{Catalogue, Plan, Terms};
 use crate::request::NewSession;
@@ -135,6 +138,15 @@ pub enum ExtendError {
     Store(#[from] StoreError),
 }
 
+impl From<NotExtended> for ExtendError {
+    fn from(error: NotExtended) -> Self {
+        match error {
+            NotExtended::NotOpen => ExtendError::NotOpen,
+            NotExtended::Refused(refusal) => refusal.into(),
+        }
+    }
+}
+
 /// Why a command changed nothing.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -180,8 +192,8 @@ struct Shared {
 /// What a command is about, and what must have happened before it is answered.
 struct Order<'a> {
     account: &'a AccountId,
-    /// The session, where the command needs one that exists.
-    session: Option<&'a SessionId>,
+    /// The sessions that exist and that the command needs.
+    sessions: &'a [SessionId],
     durability: Durability,
     now: Timestamp,
 }
@@ -282,7 +294,7 @@ impl Billing {
         now: Timestamp,
     ) -> Result<Account, Error> {
         if self.store().command(id, &command).await?.is_none() {
-            let order = Order { account: id, session: None, durability: Durability::Disk, now };
+            let order = Order { account: id, sessions: &[], durability: Durability::Disk, now };
             let credited = self.apply(order, |account, _, given| {
                 ledger::credit(account, amount, &command, &actor, given).map_err(Error::Refused)
             });
@@ -370,7 +382,7 @@ impl Billing {
         now: Timestamp,
     ) -> Result<Held, HoldError> {
         let new = session.into();
-        let order = Order { account: &who.account, session: None, durability: Durability::Process, now };
+        let order = Order { account: &who.account, sessions: &[], durability: Durability::Process, now };
         let held = self.apply(order, |account, _, given| {
             ledger::hold(account, &who.key, &new, gateway, None, given).map_err(HoldError::Refused)
         });
@@ -481,7 +493,7 @@ impl Billing {
         if matches!(ledger::tell_refused(&known, session, refusal, given), Answer::Exists) {
             return Ok(());
         }
-        let order = Order { account, session: None, durability: Durability::Process, now };
+        let order = Order { account, sessions: &[], durability: Durability::Process, now };
         let told = self.apply::<StoreError>(order, |account, _, given| {
             Ok(ledger::tell_refused(account, session, refusal, given))
         });
@@ -496,16 +508,18 @@ impl Billing {
         gateway: &GatewayId,
         now: Timestamp,
     ) -> Result<Held, HoldError> {
-        let (account, session, durability) = (&who.account, Some(&new.id), Durability::Process);
-        let held = self.apply(Order { account, session, durability, now }, |account, session, given| {
-            match session {
-                // Others may have been here since it was looked at.
-                Some(session) if session.state != State::Voided => Err(repeated(session.clone(), new)),
-                voided => {
-                    ledger::hold(account, &who.key, new, gateway, voided, given).map_err(HoldError::Refused)
+        let (account, sessions) = (&who.account, slice::from_ref(&new.id));
+        let held = self.apply(
+            Order { account, sessions, durability: Durability::Process, now },
+            |account, session, given| {
+                match session {
+                    // Others may have been here since it was looked at.
+                    Some(session) if session.state != State::Voided => Err(repeated(session.clone(), new)),
+                    voided => ledger::hold(account, &who.key, new, gateway, voided, given)
+                        .map_err(HoldError::Refused),
                 }
-            }
-        });
+            },
+        );
         match held.await? {
             Some(Applied::Changed(change)) => Ok(held_by(Arc::unwrap_or_clone(change))),
             Some(Applied::Exists) => Err(StoreError::Busy.into()),
@@ -525,7 +539,8 @@ impl Billing {
         at: Timestamp,
         now: Timestamp,
     ) -> Result<(), Error> {
-        let order = Order { account, session: Some(session), durability: Durability::Process, now };
+        let order =
+            Order { account, sessions: slice::from_ref(session), durability: Durability::Process, now };
         let begun = self.apply(order, |account, session, given| {
             ledger::begin(account, session.ok_or(Error::NoSession)?, at, given).map_err(Error::Refused)
         });
@@ -533,28 +548,30 @@ impl Billing {
         Ok(())
     }
 
-    /// Sets minutes aside until there are `minutes` in all; nothing happens when there are as many already.
-    /// Does not wait for the disk.
+    /// Notes how far sessions of one account have come, and sets their next minutes aside, in one commit. What became
+    /// of each is answered in their order; one that cannot pay does not keep the others from it. Does not wait for the
+    /// disk.
     ///
     /// # Errors
-    /// [`ExtendError::Refused`] when not all of them can be paid for: then none is set aside.
-    pub async fn extend(
+    /// The store's: nothing was noted then, or the answer was lost; a repeat changes nothing twice.
+    pub async fn meter(
         &self,
         account: &AccountId,
-        session: &SessionId,
-        minutes: u32,
+        progress: &[Progress],
         now: Timestamp,
-    ) -> Result<(), ExtendError> {
-        let order = Order { account, session: Some(session), durability: Durability::Process, now };
-        let extended = self.apply(order, |account, session, given| {
-            let session = session.ok_or(ExtendError::NotOpen)?;
-            ledger::extend(account, session, minutes, given).map_err(|error| match error {
-                NotExtended::NotOpen => ExtendError::NotOpen,
-                NotExtended::Refused(refusal) => refusal.into(),
-            })
+    ) -> Result<Vec<Result<(), ExtendError>>, StoreError> {
+        let sessions: Vec<_> = progress.iter().map(|progress| progress.session.clone()).collect();
+        let order = Order { account, sessions: &sessions, durability: Durability::Process, now };
+        let mut metered = Vec::new();
+        let applied = self.apply_all::<StoreError>(order, |account, sessions, given| {
+            let (answer, verdicts) = ledger::meter(account, sessions, progress, given);
+            metered = verdicts;
+            Ok(answer)
         });
-        extended.await?.ok_or(ExtendError::NotOpen)?;
-        Ok(())
+        if applied.await?.is_none() {
+            metered = progress.iter().map(|_| Err(NotExtended::NotOpen)).collect();
+        }
+        Ok(metered.into_iter().map(|verdict| verdict.map_err(ExtendError::from)).collect())
     }
 
     /// Bills a session that has ended and gives back what it did not use. Waits for the disk; a repeat answers
@@ -631,9 +648,12 @@ impl Billing {
     ) -> Result<Vec<Session>, Error> {
         let last_seen = self.store().last_seen(gateway).await?;
         let open = self.store().open_sessions_of(gateway).await?;
-        let expiries = open.iter().map(|session| self.expire(session, last_seen, me, now));
-        let settled: Vec<_> = stream::iter(expiries).buffered(SETTLED_AT_A_TIME).try_collect().await?;
-        Ok(settled.into_iter().flatten().collect())
+        let mut settled = Vec::new();
+        for some in open.chunks(SETTLED_AT_A_TIME) {
+            let expiries = some.iter().map(|session| self.expire(session, last_seen, me, now));
+            settled.extend(try_join_all(expiries).await?.into_iter().flatten());
+        }
+        Ok(settled)
     }
 
     /// `None`: it was settled by somebody else meanwhile.
@@ -645,7 +665,7 @@ impl Billing {
         now: Timestamp,
     ) -> Result<Option<Session>, Error> {
         let Session { account, id, gateway, .. } = session;
-        let order = Order { account, session: Some(id), durability: Durability::Disk, now };
+        let order = Order { account, sessions: slice::from_ref(id), durability: Durability::Disk, now };
         let expired = self.apply(order, |account, session, given| match session {
             // An id that was voided may have been held anew, by a gateway that lives.
             Some(session) if session.state.is_open() && session.gateway == *gateway => {
@@ -820,7 +840,7 @@ impl Billing {
         now: Timestamp,
         decide: impl Fn(&Account, Context<'_>) -> Result<Answer, Refused>,
     ) -> Result<Account, Error> {
-        let order = Order { account: id, session: None, durability: Durability::Disk, now };
+        let order = Order { account: id, sessions: &[], durability: Durability::Disk, now };
         let changed = self.apply(order, |account, _, given| decide(account, given).map_err(Error::Refused));
         match changed.await?.ok_or(Error::NoAccount)? {
             Applied::Changed(change) => Ok(Arc::unwrap_or_clone(change).account),
@@ -836,7 +856,7 @@ impl Billing {
         now: Timestamp,
         decide: impl Fn(&Account, &Session, Context<'_>) -> Result<Answer, Refused>,
     ) -> Result<Session, Error> {
-        let order = Order { account, session: Some(session), durability: Durability::Disk, now };
+        let order = Order { account, sessions: slice::from_ref(session), durability: Durability::Disk, now };
         let settled = self.apply(order, |account, session, given| {
             decide(account, session.ok_or(Error::NoSession)?, given).map_err(Error::Refused)
         });
@@ -846,25 +866,37 @@ impl Billing {
         }
     }
 
-    /// Loads, decides and commits, until the account stayed the same in between. `None`: there is no such
-    /// account.
+    /// [`Billing::apply_all`] for one session or none.
     async fn apply<E: From<StoreError>>(
         &self,
         order: Order<'_>,
         decide: impl Fn(&Account, Option<&Session>, Context<'_>) -> Result<Answer, E>,
     ) -> Result<Option<Applied>, E> {
+        self.apply_all(order, |account, sessions, given| {
+            decide(account, sessions.first().and_then(Option::as_ref), given)
+        })
+        .await
+    }
+
+    /// Loads, decides and commits, until the account stayed the same in between. `None`: there is no such
+    /// account.
+    async fn apply_all<E: From<StoreError>>(
+        &self,
+        order: Order<'_>,
+        mut decide: impl FnMut(&Account, &[Option<Session>], Context<'_>) -> Result<Answer, E>,
+    ) -> Result<Option<Applied>, E> {
         for _ in 0..CONFLICTS_MAX {
             let Some(account) = self.store().load(order.account).await? else {
                 return Ok(None);
             };
-            // The session is read after the account. Whatever changes it changes the account's version, too, so
-            // a commit on this version proves that neither had moved.
-            let session = match order.session {
-                Some(id) => self.store().load_session(order.account, id).await?,
-                None => None,
-            };
+            // The sessions are read after the account. Whatever changes one changes the account's version, too, so
+            // a commit on this version proves that none had moved.
+            let mut sessions = Vec::with_capacity(order.sessions.len());
+            for id in order.sessions {
+                sessions.push(self.store().load_session(order.account, id).await?);
+            }
             let given = Context { plan: self.plan(&account)?, now: order.now };
-            let decided = match decide(&account, session.as_ref(), given) {
+            let decided = match decide(&account, &sessions, given) {
                 Ok(Answer::Change(change)) => match self.store().commit(account.version, &change).await? {
                     Committed::Done => Ok(Applied::Changed(change)),
                     Committed::Exists => Ok(Applied::Exists),
@@ -907,7 +939,7 @@ fn session_of(change: Change) -> Session {
         SessionChange::New(session) | SessionChange::Again(session) | SessionChange::Update(session) => {
             Some(session)
         }
-        SessionChange::None => None,
+        SessionChange::None | SessionChange::Several(_) => None,
     }
     .expect("the ledger answers a session's command with the session")
 }

@@ -6,6 +6,7 @@
 //!
 //! All checks come before the first write to the draft; from there on nothing can fail.
 
+use std::slice;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,8 +22,12 @@ use crate::session::{End, Funding, Outcome, Session, State, started_minutes};
 use crate::time::{Period, Timestamp};
 use crate::usage::{Usage, Used};
 
+mod meter;
 #[cfg(test)]
 mod tests;
+
+pub use meter::Progress;
+pub(crate) use meter::meter;
 
 /// The most keys that an account keeps, so that its record stays small on the path of every session. A revoked
 /// one makes room for a new one.
@@ -152,16 +157,27 @@ pub(crate) enum SessionChange {
     /// It takes the place of one that was voided.
     Again(Session),
     Update(Session),
+    /// Updates of so many.
+    Several(Vec<Session>),
 }
 
 impl SessionChange {
-    /// The session as it will be.
+    /// The session as it will be, where there is one.
     pub(crate) fn session(&self) -> Option<&Session> {
+        match self.sessions() {
+            [session] => Some(session),
+            _ => None,
+        }
+    }
+
+    /// All of them as they will be.
+    pub(crate) fn sessions(&self) -> &[Session] {
         match self {
             SessionChange::New(session) | SessionChange::Again(session) | SessionChange::Update(session) => {
-                Some(session)
+                slice::from_ref(session)
             }
-            SessionChange::None => None,
+            SessionChange::Several(sessions) => sessions,
+            SessionChange::None => &[],
         }
     }
 }
@@ -351,6 +367,7 @@ pub(crate) fn hold(
         cause: None,
         lost: false,
         refunded: false,
+        written_off: Micros::ZERO,
     };
     Ok(draft.finish(match voided {
         None => SessionChange::New(session),
@@ -396,31 +413,6 @@ pub(crate) fn begin(
     }
 }
 
-/// Sets minutes aside until there are `minutes` in all: every one of them, or none.
-pub(crate) fn extend(
-    account: &Account,
-    session: &Session,
-    minutes: u32,
-    given: Context<'_>,
-) -> Result<Answer, NotExtended> {
-    if session.state != State::Open {
-        return Err(NotExtended::NotOpen);
-    }
-    let Some(further) = minutes.checked_sub(session.minutes).filter(|further| *further > 0) else {
-        return Ok(Answer::Exists);
-    };
-    let mut draft = Draft::of(account, given);
-    let balance = draft.account.balance;
-    let unpayable = |required| NotExtended::Refused(Refusal::Money { balance, required });
-    let price = session.terms.minute_price.checked_mul(further).ok_or_else(|| unpayable(Micros::MAX))?;
-    let (funds, paid) = pay(draft.account.funds(), price, &session.terms).map_err(NotExtended::Refused)?;
-    let funding = session.funding.checked_add(paid).ok_or_else(|| unpayable(price))?;
-
-    draft.account.set_funds(funds);
-    draft.record(EntryKind::Extended, &server(session), about(&session.id, &session.key, None));
-    Ok(draft.finish(SessionChange::Update(Session { minutes, funding, ..session.clone() })))
-}
-
 /// Bills a session that has ended: the minutes that had started, of those that were set aside. The rest goes
 /// back; for a lost one everything does, and a retry credit with it, up to `refunds_per_day` on one day.
 pub(crate) fn post(
@@ -453,7 +445,8 @@ fn post_by(
     let refunds = draft.account.refunds.on(given.now.day());
     let refunded = lost && refunds.count < refunds_per_day;
     let minutes = if refunded { 0 } else { billed_minutes(session, begun_at, ended_at) };
-    let back = if refunded { session.funding } else { unused(session, minutes) };
+    let (back, unpaid) =
+        if refunded { (session.funding, session.written_off) } else { unused(session, minutes) };
     let mut funds = give_back(draft.account.funds(), back)?;
     if refunded {
         funds.retry = funds.retry.checked_add(1).ok_or(Refused::OutOfRange)?;
@@ -484,6 +477,7 @@ fn post_by(
         cause: Some(cause.to_owned()),
         lost,
         refunded,
+        written_off: session.written_off.checked_sub(unpaid).unwrap_or_default(),
         ..session.clone()
     };
     draft.used = Some(Used { at: ended_at, usage: Usage::of(&posted) });
@@ -702,16 +696,18 @@ fn billed_minutes(session: &Session, begun_at: Timestamp, ended_at: Timestamp) -
     started.min(session.minutes)
 }
 
-/// What was set aside for minutes beyond the billed ones. The session's price is never part of it. It goes back
-/// in the reverse order of payment: overage first.
-fn unused(session: &Session, billed: u32) -> Funding {
+/// What was set aside for minutes beyond the billed ones, and what of it had been written off. The session's price is
+/// never part of it. It goes back in the reverse order of payment: what nobody paid, then overage, then balance.
+fn unused(session: &Session, billed: u32) -> (Funding, Micros) {
     let covered = billed.max(session.terms.session_minutes);
     let minutes = session.minutes.saturating_sub(covered);
     // Those minutes were paid when they were set aside, so their price is in range.
     let price = session.terms.minute_price.checked_mul(minutes).unwrap_or_default();
-    let overage = price.min(session.funding.overage);
-    let balance = price.checked_sub(overage).unwrap_or_default();
-    Funding { balance, overage, ..Funding::default() }
+    let unpaid = price.min(session.written_off);
+    let paid = price.checked_sub(unpaid).unwrap_or_default();
+    let overage = paid.min(session.funding.overage);
+    let balance = paid.checked_sub(overage).unwrap_or_default();
+    (Funding { balance, overage, ..Funding::default() }, unpaid)
 }
 
 impl Funding {

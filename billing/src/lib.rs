@@ -1,7 +1,7 @@
 //! Money: who may start a session, what it costs, and what became of every cent.
 //!
 //! A session's price is set aside before a browser is taken ([`Billing::hold`]), its further minutes before
-//! they start ([`Billing::extend`]), and what it did not use goes back when it ends ([`Billing::post`],
+//! they start ([`Billing::meter`]), and what it did not use goes back when it ends ([`Billing::post`],
 //! [`Billing::void`]). The rules are in `ledger`, which is pure: an account, a session and a command go in, a
 //! change or a refusal comes out. A store loads accounts and commits changes, each in one atomic step against
 //! the version of the account that the change was decided on. [`Billing`] drives the two: load, decide,
@@ -34,7 +34,7 @@ pub use books::{Billing, Error, ExtendError, Held, HoldError, Limits, NewCustome
 pub use event::{Cursor, Event, EventKind};
 pub use id::{AccountId, CommandId, GatewayId, ID_MAX, InvalidId, KeyId, SessionId, TrackingId};
 pub use key::{Key, LABEL_MAX, Principal, Secret, SigningKey};
-pub use ledger::{KEYS_MAX, Refusal, Refused};
+pub use ledger::{KEYS_MAX, Progress, Refusal, Refused};
 pub use money::Micros;
 pub use plan::{Catalogue, Plan, Terms};
 pub use request::{METADATA_MAX, Metadata, MetadataTooLarge, NewSession, SessionRequest};

@@ -90,6 +90,13 @@ pub struct Session {
     pub lost: bool,
     /// Whether it was lost and everything that it had taken went back.
     pub refunded: bool,
+    /// Minutes that were not set aside because the store was away, and that nobody could pay for afterwards.
+    #[serde(default, skip_serializing_if = "is_nothing")]
+    pub written_off: Micros,
+}
+
+fn is_nothing(amount: &Micros) -> bool {
+    *amount == Micros::ZERO
 }
 
 fn is_first(attempt: &u32) -> bool {

@@ -1,11 +1,15 @@
 //! Started minutes: each is set aside shortly before it starts, and one that could not be is not begun.
+//!
+//! Once a minute each session has a date with the ledger: its bytes are noted, and its next minute is set aside where the
+//! price of the session does not cover it. The dates of an account that come close together are one commit.
 
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BTreeMap, BinaryHeap};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use billing::{Error, ExtendError, StoreError};
+use billing::{AccountId, ExtendError, Progress, StoreError};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout_at};
@@ -21,9 +25,11 @@ mod tests;
 const MINUTE: Duration = Duration::from_secs(60);
 /// How long before a minute starts it is set aside.
 const AHEAD: Duration = Duration::from_secs(5);
+/// Dates that are so close to the next one are kept together with it.
+const TOGETHER: Duration = Duration::from_secs(1);
 /// How often a ledger that cannot be reached is asked again, until the minute starts.
 const RETRY: Duration = Duration::from_millis(500);
-/// Sessions that are talked about with the ledger at a time.
+/// Accounts that are talked about with the ledger at a time.
 const AT_WORK: usize = 1_024;
 /// Sessions that have begun and were not yet noted: far more than begin between two turns of the loop.
 const BEGUN: usize = 16_384;
@@ -44,9 +50,33 @@ pub struct Inbox {
 #[derive(Debug)]
 struct Due {
     at: Instant,
-    /// Minutes in all that are to be set aside then.
-    minutes: u32,
+    /// The minute that starts next, counted from 1.
+    minute: u32,
     live: Arc<Live>,
+}
+
+impl Due {
+    /// To secure a minute before it starts.
+    fn ahead_of(minute: u32, live: Arc<Live>) -> Self {
+        Self { at: live.begun + MINUTE * (minute - 1) - AHEAD, minute, live }
+    }
+
+    /// When the minute starts.
+    fn starts(&self) -> Instant {
+        self.live.begun + MINUTE * (self.minute - 1)
+    }
+
+    fn progress(&self) -> Progress {
+        let Live { id, begun_at, terms, up_bytes, down_bytes, .. } = &*self.live;
+        Progress {
+            session: id.clone(),
+            begun_at: *begun_at,
+            minutes: self.minute.max(terms.session_minutes),
+            owed: 0,
+            up_bytes: up_bytes.load(Ordering::Relaxed),
+            down_bytes: down_bytes.load(Ordering::Relaxed),
+        }
+    }
 }
 
 impl Meter {
@@ -71,7 +101,7 @@ impl Inbox {
     pub async fn run(mut self, gateway: Arc<Gateway>) {
         let mut dues: BinaryHeap<Reverse<Due>> = BinaryHeap::new();
         // Side by side, so that a ledger that keeps one waiting does not let the others run on unpaid.
-        let mut at_work: JoinSet<Option<Due>> = JoinSet::new();
+        let mut at_work: JoinSet<Vec<Due>> = JoinSet::new();
         loop {
             let next = dues.peek().map(|Reverse(due)| due.at);
             let has_room = at_work.len() < AT_WORK;
@@ -81,47 +111,69 @@ impl Inbox {
                     None => return,
                 },
                 () = sleep_until(next.unwrap_or_else(Instant::now)), if next.is_some() && has_room => {
-                    let Some(Reverse(due)) = dues.pop() else { continue };
-                    at_work.spawn(meet(Arc::clone(&gateway), due));
+                    for (account, dues) in take_due(&mut dues) {
+                        at_work.spawn(meet(Arc::clone(&gateway), account, dues));
+                    }
                 }
                 Some(done) = at_work.join_next() => match done {
-                    Ok(due) => dues.extend(due.map(Reverse)),
-                    Err(panic) => error!(%panic, "a session is not metered any more"),
+                    Ok(again) => dues.extend(again.into_iter().map(Reverse)),
+                    Err(panic) => error!(%panic, "sessions are not metered any more"),
                 },
             }
         }
     }
 }
 
-/// Notes in the ledger when the session began. A failure costs nothing: the note is made again before its next minute and
+/// The dates that have come or are close, by account.
+fn take_due(dues: &mut BinaryHeap<Reverse<Due>>) -> BTreeMap<AccountId, Vec<Due>> {
+    let until = Instant::now() + TOGETHER;
+    let mut taken: BTreeMap<AccountId, Vec<Due>> = BTreeMap::new();
+    while dues.peek().is_some_and(|Reverse(due)| due.at <= until) {
+        let Some(Reverse(due)) = dues.pop() else { break };
+        taken.entry(due.live.account.clone()).or_default().push(due);
+    }
+    taken
+}
+
+/// Notes in the ledger when the session began. A failure costs nothing: the note is made again with its next minute and
 /// when it is settled, and a gateway that is killed before leaves a session that never began.
-async fn note_beginning(gateway: Arc<Gateway>, live: Arc<Live>) -> Option<Due> {
+async fn note_beginning(gateway: Arc<Gateway>, live: Arc<Live>) -> Vec<Due> {
     if let Err(error) =
         gateway.billing.begin(&live.account, &live.id, live.begun_at, gateway.clock.now()).await
     {
         // A session that is already over was noted by settle.
         tracing::debug!(%error, session = %live.id, "a beginning was not noted");
     }
-    let covered = live.terms.session_minutes.max(1);
-    Some(Due { at: live.begun + MINUTE * covered - AHEAD, minutes: covered + 1, live })
+    vec![Due::ahead_of(2, live)]
 }
 
-/// Sets the next minute aside, or ends the session where that minute would start.
-async fn meet(gateway: Arc<Gateway>, due: Due) -> Option<Due> {
-    let Due { minutes, live, .. } = due;
-    if !gateway.sessions.contains(&live.account, &live.id) {
-        return None;
-    }
-    let starts = live.begun + MINUTE * (minutes - 1);
-    // By the clock, not by the plan: whoever comes late has no further attempt.
-    let is_last = Instant::now() >= starts;
-    let deadline = if is_last { Instant::now() + RETRY } else { starts };
-    let extended = timeout_at(deadline, extend(&gateway, &live, minutes)).await;
-    let extended = extended.unwrap_or(Err(ExtendError::Store(StoreError::Busy)));
-    let again = match extended {
-        Ok(()) => {
-            return Some(Due { at: live.begun + MINUTE * minutes - AHEAD, minutes: minutes + 1, live });
+/// Secures the next minutes of an account's sessions, or ends those that cannot have one where it would start. Gives the
+/// dates that follow.
+async fn meet(gateway: Arc<Gateway>, account: AccountId, mut dues: Vec<Due>) -> Vec<Due> {
+    dues.retain(|due| gateway.sessions.contains(&due.live.account, &due.live.id));
+    let Some(first) = dues.iter().map(Due::starts).min() else { return dues };
+    let now = Instant::now();
+    let deadline = if first <= now { now + RETRY } else { first };
+    let progress: Vec<_> = dues.iter().map(Due::progress).collect();
+    let metered = timeout_at(deadline, gateway.billing.meter(&account, &progress, gateway.clock.now())).await;
+    let verdicts = match metered.unwrap_or(Err(StoreError::Busy)) {
+        Ok(verdicts) => verdicts,
+        Err(error) => {
+            warn!(%account, %error, "minutes could not be set aside");
+            dues.iter().map(|_| Err(StoreError::Busy.into())).collect()
         }
+    };
+    dues.into_iter().zip(verdicts).filter_map(|(due, verdict)| go_on(due, now, verdict)).collect()
+}
+
+/// What a session's date, which began at `met`, came to. None: the session ends.
+fn go_on(due: Due, met: Instant, verdict: Result<(), ExtendError>) -> Option<Due> {
+    let starts = due.starts();
+    // By the clock, not by the plan: whoever comes late has no further attempt.
+    let is_last = met >= starts;
+    let Due { minute, live, .. } = due;
+    let again = match verdict {
+        Ok(()) => return Some(Due::ahead_of(minute + 1, live)),
         // It ends at this moment, or the ledger has lost it; in neither case does it go on.
         Err(ExtendError::NotOpen) => {
             live.end(Close::TryAgain);
@@ -132,8 +184,8 @@ async fn meet(gateway: Arc<Gateway>, due: Due) -> Option<Due> {
             live.end(Close::BalanceUsedUp);
             return None;
         }
-        Err(ExtendError::Store(error)) if is_last => {
-            warn!(session = %live.id, %error, "a session ends: its next minute could not be set aside");
+        Err(ExtendError::Store(_)) if is_last => {
+            warn!(session = %live.id, "a session ends: its next minute could not be set aside");
             live.end(Close::TryAgain);
             return None;
         }
@@ -141,17 +193,7 @@ async fn meet(gateway: Arc<Gateway>, due: Due) -> Option<Due> {
         Err(ExtendError::Refused(_)) => starts,
         Err(ExtendError::Store(_)) => (Instant::now() + RETRY).min(starts),
     };
-    Some(Due { at: again, minutes, live })
-}
-
-/// A beginning that could not be noted when it happened is noted now: nothing is set aside for a session without one.
-async fn extend(gateway: &Gateway, live: &Live, minutes: u32) -> Result<(), ExtendError> {
-    let now = gateway.clock.now();
-    let begun = gateway.billing.begin(&live.account, &live.id, live.begun_at, now).await;
-    if let Err(Error::Store(error)) = begun {
-        return Err(error.into());
-    }
-    gateway.billing.extend(&live.account, &live.id, minutes, now).await
+    Some(Due { at: again, minute, live })
 }
 
 impl PartialEq for Due {

@@ -11,7 +11,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use billing::{Billing, GatewayId, Limits, Timestamp};
+use billing::{Billing, GatewayId, Limits, Sweeper, Timestamp};
 use bytes::Bytes;
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use pool::{FixedEndpoint, Pool, ProviderSettings};
@@ -273,10 +273,13 @@ fn metrics_recorder() -> Result<PrometheusHandle> {
     builder.install_recorder().context("the metrics' recorder is installed once")
 }
 
-/// What has to be done every so often: the heartbeat, the metrics' upkeep, and the repair of what was left open.
+/// What has to be done every so often: the heartbeat, the metrics' upkeep, and the repair of what was left open, by this
+/// gateway or by one that died.
 async fn beat(gateway: Arc<Gateway>, metrics: PrometheusHandle) {
     let mut ticks = interval(HEARTBEAT);
+    // A look at the others that comes late must not be followed by one that comes soon.
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut sweeper = Sweeper::new(gateway.id.clone());
     loop {
         ticks.tick().await;
         gateway.clock.resync();
@@ -289,6 +292,17 @@ async fn beat(gateway: Arc<Gateway>, metrics: PrometheusHandle) {
         if let Err(error) = settle::repair(&gateway).await {
             warn!(%error, "the ledger could not be looked through for sessions that were left open");
         }
+        if gateway.billing.is_shared() {
+            sweep(&gateway, &mut sweeper).await;
+        }
+    }
+}
+
+/// Looks whether another gateway has died, and settles what it left.
+async fn sweep(gateway: &Gateway, sweeper: &mut Sweeper) {
+    match sweeper.look(&gateway.billing, gateway.clock.now()).await {
+        Ok(settled) => settled.iter().for_each(settle::report_lost_gateway),
+        Err(error) => warn!(%error, "the other gateways could not be looked after"),
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use billing::{End, Error, Outcome, Reserved, Session};
 use pool::{Upstream, Verdict};
 use tokio::time::sleep;
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use crate::frame::Violation;
 use crate::hold::confirm_late;
@@ -173,17 +173,16 @@ pub async fn void(gateway: &Gateway, reserved: &Reserved, cause: &'static str) {
 /// The store's; the next call tries again.
 pub async fn repair(gateway: &Gateway) -> Result<(), Error> {
     let now = gateway.clock.now();
-    for session in gateway.billing.open_sessions().await? {
-        let is_ours =
-            session.gateway == gateway.id && now.since(session.held_at) > gateway.start_timeout + ADMISSION;
-        if !is_ours || gateway.sessions.contains(&session.account, &session.id) {
+    for session in gateway.billing.open_sessions_of(&gateway.id).await? {
+        let is_settled_soon = now.since(session.held_at) <= gateway.start_timeout + ADMISSION;
+        if is_settled_soon || gateway.sessions.contains(&session.account, &session.id) {
             continue;
         }
         let repaired = match session.begun_at {
             None => gateway.billing.void(&session, "gateway fault", now).await,
             Some(at) => {
                 let outcome = Outcome::Completed { cause: "gateway fault" };
-                let end = End { at, outcome, up_bytes: 0, down_bytes: 0 };
+                let end = End { at, outcome, up_bytes: session.up_bytes, down_bytes: session.down_bytes };
                 gateway.billing.post(&session.account, &session.id, end, now).await
             }
         };
@@ -197,6 +196,19 @@ pub async fn repair(gateway: &Gateway) -> Result<(), Error> {
         }
     }
     Ok(())
+}
+
+/// Tells of a session that another gateway had left open when it died.
+pub fn report_lost_gateway(record: &Session) {
+    metrics::counter!("ufb_gateway_swept_sessions_total").increment(1);
+    warn!(
+        session = %record.id,
+        account = %record.account,
+        gateway = %record.gateway,
+        minutes = record.minutes,
+        charged = %record.charged,
+        "settled a session whose gateway is gone"
+    );
 }
 
 /// Repeats what the store failed to do; the commands are idempotent.

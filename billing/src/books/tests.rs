@@ -155,6 +155,20 @@ fn customer(plan: &str) -> NewCustomer {
     NewCustomer { id: None, email: "a@example.com".to_owned(), plan: plan.to_owned(), prepaid: None }
 }
 
+/// Minutes set aside for a session that has begun.
+async fn extend(
+    billing: &Billing,
+    account: &AccountId,
+    id: &SessionId,
+    minutes: u32,
+) -> Result<(), ExtendError> {
+    let begun_at = billing.session(account, id).await?.and_then(|session| session.begun_at);
+    let begun_at = begun_at.ok_or(ExtendError::NotOpen)?;
+    let (session, now) = (id.clone(), begun_at);
+    let progress = Progress { session, begun_at, minutes, owed: 0, up_bytes: 0, down_bytes: 0 };
+    billing.meter(account, &[progress], now).await?.remove(0)
+}
+
 async fn balance(billing: &Billing, id: &AccountId) -> u64 {
     billing.account(id).await.unwrap().unwrap().balance.get()
 }
@@ -168,7 +182,7 @@ async fn a_session_from_hold_to_final_record(bench: Bench) {
     billing.begin(&id, &session("s"), START, START).await.unwrap();
     assert_eq!(billing.open_sessions().await.unwrap().len(), 1);
     for minutes in 6..=12 {
-        billing.extend(&id, &session("s"), minutes, START).await.unwrap();
+        extend(billing, &id, &session("s"), minutes).await.unwrap();
     }
     let posted = billing.post(&id, &session("s"), end(after(12 * MINUTE)), START).await.unwrap();
     assert_eq!((posted.charged, posted.state), (Micros::new(24_000), State::Posted));
@@ -320,7 +334,7 @@ async fn unknown_accounts_and_sessions_are_told_apart(bench: Bench) {
     let post = |account| bench.billing.post(account, &none, end(START), START);
     assert!(matches!(post(&nobody).await, Err(Error::NoAccount)));
     assert!(matches!(post(&id).await, Err(Error::NoSession)));
-    assert!(matches!(bench.billing.extend(&id, &none, 6, START).await, Err(ExtendError::NotOpen)));
+    assert!(matches!(extend(&bench.billing, &id, &none, 6).await, Err(ExtendError::NotOpen)));
     assert!(matches!(bench.billing.verify(&nobody).await, Err(Error::NoAccount)));
     let credit = bench.billing.credit(&nobody, Micros::new(1), CommandId::random(), Actor::Operator, START);
     assert!(matches!(credit.await, Err(Error::NoAccount)));
@@ -356,7 +370,7 @@ async fn money_that_moves_for_good_waits_for_the_disk_and_a_session_s_path_does_
     billing.hold(&who, session("a"), &gateway, START).await.unwrap();
     let b = billing.hold(&who, session("b"), &gateway, START).await.unwrap().session;
     billing.begin(&id, &session("a"), START, START).await.unwrap();
-    billing.extend(&id, &session("a"), 6, START).await.unwrap();
+    extend(billing, &id, &session("a"), 6).await.unwrap();
     billing.heartbeat(&gateway, START).await.unwrap();
     assert_eq!(waited(), 0);
 
@@ -469,7 +483,7 @@ async fn a_killed_gateway_s_sessions_are_settled_up_to_its_last_heartbeat(bench:
         bench.billing.hold(&who, session(name), &dead, START).await.unwrap();
     }
     bench.billing.begin(&id, &session("begun"), START, START).await.unwrap();
-    bench.billing.extend(&id, &session("begun"), 9, START).await.unwrap();
+    extend(&bench.billing, &id, &session("begun"), 9).await.unwrap();
     bench.billing.heartbeat(&dead, after(7 * MINUTE + 1)).await.unwrap();
     bench.billing.heartbeat(&dead, after(1)).await.unwrap();
     let (_folder, billing) = bench.killed();
@@ -510,7 +524,7 @@ async fn a_dead_gateway_is_settled_once_by_the_others_and_one_that_lives_is_left
         billing.hold(&who, session(name), gateway, START).await.unwrap();
     }
     billing.begin(&id, &session("begun"), START, START).await.unwrap();
-    billing.extend(&id, &session("begun"), 9, START).await.unwrap();
+    extend(billing, &id, &session("begun"), 9).await.unwrap();
     billing.heartbeat(&dead, after(7 * MINUTE + 1)).await.unwrap();
 
     let mut looking = [Other::new(&bench, "one"), Other::new(&bench, "two")];
@@ -557,7 +571,7 @@ async fn a_gateway_that_was_taken_for_dead_comes_back(bench: Bench) {
     }
     assert_eq!(other.look(START).await.len(), 1);
 
-    let extended = billing.extend(&id, &session("a"), 6, START).await;
+    let extended = extend(billing, &id, &session("a"), 6).await;
     assert!(matches!(extended, Err(ExtendError::NotOpen)), "{extended:?}");
     let posted = billing.post(&id, &session("a"), end(after(MINUTE)), START).await;
     assert!(matches!(posted, Err(Error::Refused(Refused::ExistsDifferent))), "{posted:?}");
@@ -722,7 +736,7 @@ async fn commands_may_be_spawned(bench: Bench) {
     let task = async move {
         billing.hold(&who, session("s"), &gateway("gw"), START).await?;
         billing.begin(&id, &session("s"), START, START).await.unwrap();
-        billing.extend(&id, &session("s"), 6, START).await.unwrap();
+        extend(&billing, &id, &session("s"), 6).await.unwrap();
         billing.post(&id, &session("s"), end(after(1)), after(1)).await.unwrap();
         Ok::<_, HoldError>(
             billing.credit(&id, Micros::new(1), CommandId::random(), Actor::System, START).await,

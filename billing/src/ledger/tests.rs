@@ -63,6 +63,11 @@ impl Desk {
             SessionChange::Again(session) | SessionChange::Update(session) => {
                 assert!(self.sessions.insert(session.id.clone(), session).is_some());
             }
+            SessionChange::Several(sessions) => {
+                for session in sessions {
+                    assert!(self.sessions.insert(session.id.clone(), session).is_some());
+                }
+            }
         }
         self.used.extend(change.used);
         true
@@ -80,8 +85,26 @@ impl Desk {
     }
 
     fn extend(&mut self, session: &str, minutes: u32) -> Result<bool, NotExtended> {
-        let answer = super::extend(&self.account, self.session(session), minutes, self.given())?;
-        Ok(self.write(answer))
+        self.meter(&[(session, minutes, 0)]).remove(0)
+    }
+
+    /// So many minutes set aside, and owed, for each of these sessions; whether that changed anything.
+    fn meter(&mut self, progress: &[(&str, u32, u32)]) -> Vec<Result<bool, NotExtended>> {
+        let sessions: Vec<_> =
+            progress.iter().map(|(session, ..)| self.sessions.get(&id(session)).cloned()).collect();
+        let of = |(session, minutes, owed): &(&str, u32, u32), record: &Option<Session>| Progress {
+            session: id(session),
+            begun_at: record.as_ref().and_then(|session| session.begun_at).unwrap_or(self.now),
+            minutes: *minutes,
+            owed: *owed,
+            up_bytes: 0,
+            down_bytes: 0,
+        };
+        let progress: Vec<_> =
+            progress.iter().zip(&sessions).map(|(some, record)| of(some, record)).collect();
+        let (answer, verdicts) = super::meter(&self.account, &sessions, &progress, self.given());
+        let changed = self.write(answer);
+        verdicts.into_iter().map(|verdict| verdict.map(|()| changed)).collect()
     }
 
     fn post(&mut self, session: &str, outcome: Outcome) -> Result<bool, Refused> {
@@ -288,14 +311,73 @@ fn a_session_begins_once() {
 }
 
 #[test]
-fn only_an_open_session_is_extended() {
+fn only_a_session_that_runs_is_metered() {
     let mut desk = Desk::subscription("starter");
+    assert_eq!(desk.extend("none", 6), Err(NotExtended::NotOpen));
     desk.hold("s").unwrap();
-    assert_eq!(desk.extend("s", 6), Err(NotExtended::NotOpen));
-    desk.begin("s").unwrap();
+    assert_eq!(desk.extend("s", 5), Ok(true), "its beginning had not been noted");
+    assert_eq!(desk.session("s").begun_at, Some(START));
     assert_eq!(desk.extend("s", 5), Ok(false));
     desk.post("s", COMPLETED).unwrap();
     assert_eq!(desk.extend("s", 6), Err(NotExtended::NotOpen));
+}
+
+#[test]
+fn sessions_are_metered_together_and_one_that_cannot_pay_keeps_no_other_from_it() {
+    let mut desk = Desk::prepaid(3 * 10_000 + 2_000);
+    for session in ["a", "b", "c"] {
+        desk.start(session);
+    }
+    let entries = desk.log.len();
+    let refused = Err(NotExtended::Refused(money(0, 2_000)));
+    assert_eq!(desk.meter(&[("a", 6, 0), ("b", 6, 0), ("c", 5, 0)]), [Ok(true), refused, Ok(true)]);
+    assert_eq!(["a", "b", "c"].map(|session| desk.session(session).minutes), [6, 5, 5]);
+    assert_eq!(desk.log.len(), entries + 1);
+    desk.verify();
+}
+
+#[test]
+fn minutes_that_an_outage_let_through_are_billed_as_far_as_there_is_money_and_the_rest_is_written_off() {
+    let cases = [(20_000, 8, 6_000, 0), (13_000, 8, 3_000, 3_000), (10_000, 8, 0, 6_000)];
+    for (micros, owed, paid, written_off) in cases {
+        let mut desk = Desk::prepaid(micros);
+        desk.start("s");
+        assert_eq!(desk.meter(&[("s", owed, owed)]), [Ok(true)]);
+        let session = desk.session("s");
+        assert_eq!((session.minutes, session.written_off), (8, Micros::new(written_off)), "{micros}");
+        assert_eq!(desk.account.balance, Micros::new(micros - 10_000 - paid));
+        let is_told = desk.kinds().contains(&EntryKind::WrittenOff);
+        assert_eq!(is_told, written_off > 0);
+
+        desk.pass(8 * MINUTE);
+        desk.post("s", COMPLETED).unwrap();
+        assert_eq!(desk.session("s").charged, Micros::new(10_000 + paid));
+        desk.verify();
+    }
+}
+
+#[test]
+fn minutes_that_were_written_off_and_had_not_started_give_nothing_back() {
+    let mut desk = Desk::prepaid(13_000);
+    desk.start("s");
+    desk.meter(&[("s", 8, 8)]).remove(0).unwrap();
+    desk.pass(6 * MINUTE);
+    desk.post("s", COMPLETED).unwrap();
+    let session = desk.session("s");
+    assert_eq!((session.charged, session.written_off), (Micros::new(12_000), Micros::ZERO));
+    assert_eq!(desk.account.balance, Micros::new(1_000));
+    desk.verify();
+}
+
+#[test]
+fn an_outage_s_minutes_go_to_the_overage_up_to_its_cap() {
+    let mut desk = Desk::subscription("professional");
+    desk.account.included = 0;
+    desk.start("s");
+    desk.account.overage = desk.plan.overage_cap.checked_sub(Micros::new(3_000)).unwrap();
+    desk.meter(&[("s", 8, 8)]).remove(0).unwrap();
+    assert_eq!(desk.account.overage, desk.plan.overage_cap);
+    assert_eq!(desk.session("s").written_off, Micros::new(3_000));
 }
 
 #[test]

@@ -725,22 +725,17 @@ async fn patiently<T>(mut attempt: impl FnMut() -> Result<T, StoreError>) -> Res
 /// The bodies of a change, written out before the lock is taken.
 struct Rows {
     account: String,
-    session: String,
+    sessions: Vec<String>,
     entries: Vec<String>,
     events: Vec<String>,
 }
 
 impl Rows {
     fn of(change: &Change) -> Result<Rows, StoreError> {
-        let session = match &change.session {
-            SessionChange::None => String::new(),
-            SessionChange::New(session) | SessionChange::Again(session) | SessionChange::Update(session) => {
-                body(session)?
-            }
-        };
+        let sessions = change.session.sessions().iter().map(body).collect::<Result<_, _>>()?;
         let entries = change.entries.iter().map(body).collect::<Result<_, _>>()?;
         let events = change.events.iter().map(body).collect::<Result<_, _>>()?;
-        Ok(Rows { account: body(&change.account)?, session, entries, events })
+        Ok(Rows { account: body(&change.account)?, sessions, entries, events })
     }
 }
 
@@ -778,7 +773,13 @@ fn write(
     if let Some(used) = &change.used {
         add_usage(transaction, &change.account.id, used)?;
     }
-    write_session(transaction, &change.session, &rows.session)
+    for (session, body) in change.session.sessions().iter().zip(&rows.sessions) {
+        let written = write_session(transaction, &change.session, session, body)?;
+        if written != Committed::Done {
+            return Ok(written);
+        }
+    }
+    Ok(Committed::Done)
 }
 
 fn write_account(
@@ -800,12 +801,12 @@ fn write_account(
 fn write_session(
     transaction: &Transaction<'_>,
     change: &SessionChange,
+    session: &Session,
     body: &str,
 ) -> Result<Committed, StoreError> {
-    let (new, session) = match change {
-        SessionChange::None => return Ok(Committed::Done),
-        SessionChange::New(session) | SessionChange::Again(session) => (true, session),
-        SessionChange::Update(session) => (false, session),
+    let new = match change {
+        SessionChange::New(_) | SessionChange::Again(_) => true,
+        SessionChange::None | SessionChange::Update(_) | SessionChange::Several(_) => false,
     };
     let keys = [session.account.as_str(), session.id.as_str()];
     let row = params![keys[0], keys[1], column(session.held_at.as_millis()), body];

@@ -602,7 +602,10 @@ impl<L: Link> State<L> {
     fn takes_what_is_taken(&self, change: &Change) -> bool {
         let session = match &change.session {
             SessionChange::New(session) => self.sessions.contains_key(&session.id),
-            SessionChange::None | SessionChange::Again(_) | SessionChange::Update(_) => false,
+            SessionChange::None
+            | SessionChange::Again(_)
+            | SessionChange::Update(_)
+            | SessionChange::Several(_) => false,
         };
         session || commands_of(change).any(|command| self.commands.contains(command))
     }
@@ -610,11 +613,8 @@ impl<L: Link> State<L> {
     fn advance(&mut self, change: &Change) {
         self.tip = Some(Arc::new(change.account.clone()));
         self.commands.extend(commands_of(change).cloned());
-        match &change.session {
-            SessionChange::None => {}
-            SessionChange::New(session) | SessionChange::Again(session) | SessionChange::Update(session) => {
-                self.sessions.insert(session.id.clone(), session.clone());
-            }
+        for session in change.session.sessions() {
+            self.sessions.insert(session.id.clone(), session.clone());
         }
     }
 
@@ -670,21 +670,13 @@ impl<L: Link> State<L> {
             return;
         }
         let waiting = || self.waiting.iter().filter_map(|passenger| passenger.change.as_deref());
-        let waited_for: HashSet<_> = waiting().filter_map(session_of).collect();
+        let waited_for: HashSet<_> =
+            waiting().flat_map(|change| change.session.sessions()).map(|session| &session.id).collect();
         let commands = waiting().flat_map(commands_of).cloned().collect();
         self.sessions.retain(|id, session| session.state.is_open() || waited_for.contains(id));
         self.commands = commands;
         if self.sessions.len() > SESSIONS && !self.is_busy() {
             self.sessions.clear();
-        }
-    }
-}
-
-fn session_of(change: &Change) -> Option<&SessionId> {
-    match &change.session {
-        SessionChange::None => None,
-        SessionChange::New(session) | SessionChange::Again(session) | SessionChange::Update(session) => {
-            Some(&session.id)
         }
     }
 }

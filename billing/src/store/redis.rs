@@ -504,15 +504,16 @@ impl Call {
 fn sessions_of(batch: &Batch) -> Vec<(&'static str, &Session)> {
     let mut sessions: Vec<(&str, &Session)> = Vec::new();
     for change in &batch.changes {
-        match &change.session {
-            SessionChange::None => {}
-            SessionChange::New(session) => sessions.push(("new", session)),
-            SessionChange::Again(session) => sessions.push(("again", session)),
-            SessionChange::Update(session) => {
-                match sessions.iter_mut().rev().find(|(_, own)| own.id == session.id) {
-                    Some((_, earlier)) => *earlier = session,
-                    None => sessions.push(("update", session)),
-                }
+        let how = match &change.session {
+            SessionChange::New(_) => "new",
+            SessionChange::Again(_) => "again",
+            SessionChange::None | SessionChange::Update(_) | SessionChange::Several(_) => "update",
+        };
+        for session in change.session.sessions() {
+            let earlier = sessions.iter_mut().rev().find(|(_, own)| how == "update" && own.id == session.id);
+            match earlier {
+                Some((_, earlier)) => *earlier = session,
+                None => sessions.push((how, session)),
             }
         }
     }

@@ -35,6 +35,10 @@ enum Step {
     Hold(u8, bool),
     Begin(u8),
     Extend(u8, u32),
+    /// Minutes that have started while nobody set them aside.
+    Owe(u8, u32),
+    /// Minutes for every session.
+    Meter(u32),
     Complete(u8),
     Lose(u8),
     Void(u8),
@@ -52,6 +56,8 @@ fn step() -> impl Strategy<Value = Step> {
         6 => (id.clone(), prop::bool::weighted(0.2)).prop_map(|(id, wish)| Step::Hold(id, wish)),
         4 => id.clone().prop_map(Step::Begin),
         4 => (id.clone(), 5..12_u32).prop_map(|(id, minutes)| Step::Extend(id, minutes)),
+        1 => (id.clone(), 5..12_u32).prop_map(|(id, minutes)| Step::Owe(id, minutes)),
+        1 => (5..12_u32).prop_map(Step::Meter),
         3 => id.clone().prop_map(Step::Complete),
         3 => id.clone().prop_map(Step::Lose),
         2 => id.clone().prop_map(Step::Void),
@@ -100,6 +106,7 @@ struct Run {
     from_retry: i64,
     from_balance: i64,
     from_overage: i64,
+    written_off: i64,
     ended: Option<Ended>,
 }
 
@@ -251,6 +258,34 @@ impl Model {
         Ok(())
     }
 
+    fn owe(&mut self, id: u8, minutes: u32) -> Verdict {
+        let mut run = self.sessions.get(&id).ok_or("not open")?.clone();
+        if run.begun.is_none() || run.ended.is_some() {
+            return Err("not open");
+        }
+        while run.minutes < i64::from(minutes) {
+            self.renew();
+            let mut price = 2_000;
+            if self.can_pay(price).is_err() {
+                let room = if self.subscription && self.overage_allowed { 45_000 - self.overage } else { 0 };
+                price = price.min(self.balance + room);
+            }
+            self.pay(price, &mut run);
+            run.written_off += 2_000 - price;
+            run.minutes += 1;
+        }
+        self.sessions.insert(id, run);
+        Ok(())
+    }
+
+    /// The first refusal, if there is one; those that have not begun come last.
+    fn meter(&mut self, minutes: u32) -> Verdict {
+        let has_begun = |id: &u8| self.sessions.get(id).is_some_and(|run| run.begun.is_some());
+        let (begun, others): (Vec<_>, Vec<_>) = (0..SESSIONS).partition(has_begun);
+        let metered: Vec<_> = begun.into_iter().chain(others).map(|id| self.extend(id, minutes)).collect();
+        metered.into_iter().collect()
+    }
+
     fn post(&mut self, id: u8, at: u64, cause: &'static str) -> Verdict {
         let mut run = self.sessions.get(&id).ok_or("no session")?.clone();
         let begun = run.begun.ok_or("state")?;
@@ -277,7 +312,9 @@ impl Model {
             let used = i64::try_from(started).unwrap().max(5);
             while run.minutes > used {
                 run.minutes -= 1;
-                self.give_back_money(2_000, &mut run);
+                let unpaid = run.written_off.min(2_000);
+                run.written_off -= unpaid;
+                self.give_back_money(2_000 - unpaid, &mut run);
             }
         }
         let Run { from_included, from_retry, from_balance, from_overage, .. } = run;
@@ -368,6 +405,8 @@ impl Model {
             Step::Hold(id, wish) => self.hold(id, wish),
             Step::Begin(id) => self.begin(id),
             Step::Extend(id, minutes) => self.extend(id, minutes),
+            Step::Owe(id, minutes) => self.owe(id, minutes),
+            Step::Meter(minutes) => self.meter(minutes),
             Step::Complete(id) => self.post(id, self.now, "client"),
             Step::Lose(id) => self.post(id, self.now, CRASHED),
             Step::Void(id) => self.void(id),
@@ -449,8 +488,11 @@ impl Real {
                 held(reserved)
             }
             Step::Begin(begin) => done(billing.begin(account, &id(begin), now, now).await),
-            Step::Extend(extend, minutes) => {
-                extended(billing.extend(account, &id(extend), minutes, now).await)
+            Step::Extend(id, minutes) => first(self.meter(billing, &[id], minutes, 0).await),
+            Step::Owe(id, minutes) => first(self.meter(billing, &[id], minutes, minutes).await),
+            Step::Meter(minutes) => {
+                let all: Vec<_> = (0..SESSIONS).collect();
+                first(self.meter(billing, &all, minutes, 0).await)
             }
             Step::Complete(post) => done(billing.post(account, &id(post), end(COMPLETED), now).await),
             Step::Lose(post) => {
@@ -475,6 +517,21 @@ impl Real {
                 Ok(())
             }
         }
+    }
+
+    /// What became of each session; one that has not begun is not open, which only its gateway would not know.
+    async fn meter(&self, billing: &Billing, ids: &[u8], minutes: u32, owed: u32) -> Vec<Verdict> {
+        let account = &self.who.account;
+        let mut progress = Vec::new();
+        for id in ids {
+            let session = billing.session(account, &session(&format!("s{id}"))).await.unwrap();
+            let Some(begun_at) = session.as_ref().and_then(|session| session.begun_at) else { continue };
+            let id = session.unwrap().id;
+            progress.push(Progress { session: id, begun_at, minutes, owed, up_bytes: 0, down_bytes: 0 });
+        }
+        let unknown = (progress.len()..ids.len()).map(|_| Err("not open"));
+        let metered = billing.meter(account, &progress, self.now).await.unwrap();
+        metered.into_iter().map(extended).chain(unknown).collect()
     }
 
     async fn figures(&self) -> [i64; 5] {
@@ -535,6 +592,10 @@ fn held<T>(result: Result<T, HoldError>) -> Verdict {
         Err(HoldError::ExistsDifferent(_)) => Err("exists different"),
         Err(HoldError::Store(error)) => panic!("{error}"),
     }
+}
+
+fn first(verdicts: Vec<Verdict>) -> Verdict {
+    verdicts.into_iter().collect()
 }
 
 fn extended(result: Result<(), ExtendError>) -> Verdict {
