@@ -7,6 +7,8 @@ use std::convert::Infallible;
 use std::future::poll_fn;
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener as StdListener};
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -21,14 +23,17 @@ use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tracing::{debug, warn};
 
-use crate::serve::Gateway;
+use crate::serve::{Gateway, Tenure};
 use crate::session::{self, Admitted, Door};
 use crate::splice::Client;
+use crate::takeover::Part;
 
 /// A TLS handshake takes two round trips; a client that needs longer than this is not one.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// From the first to the last byte of a request's header.
 const HEADER: Duration = Duration::from_secs(10);
+/// By then everybody who came in has asked for something, or was turned away.
+pub(crate) const LATEST_REQUEST: Duration = HANDSHAKE.saturating_add(HEADER);
 /// The largest header that is parsed. Cookies and long tokens fit.
 const HEADER_BYTES: usize = 32 * 1024;
 /// Connections that the kernel holds for us: a burst of new clients within the moments that a thread is busy. The system
@@ -45,18 +50,9 @@ pub struct Doors {
 }
 
 impl Doors {
-    /// Binds the addresses. A port 0 takes a free one.
-    ///
-    /// # Errors
-    ///
-    /// An address that is in use or not this machine's.
-    pub fn bind(plain: SocketAddr, tls: Option<(SocketAddr, Arc<ServerConfig>)>) -> io::Result<Self> {
-        let plain = bind(plain)?;
-        let tls = match tls {
-            Some((address, config)) => Some((bind(address)?, config)),
-            None => None,
-        };
-        Ok(Self { plain, tls })
+    #[must_use]
+    pub fn new(plain: StdListener, tls: Option<(StdListener, Arc<ServerConfig>)>) -> Self {
+        Self { plain, tls }
     }
 
     /// # Errors
@@ -65,6 +61,19 @@ impl Doors {
     pub fn addresses(&self) -> io::Result<(SocketAddr, Option<SocketAddr>)> {
         let tls = self.tls.as_ref().map(|(listener, _)| listener.local_addr()).transpose()?;
         Ok((self.plain.local_addr()?, tls))
+    }
+
+    /// The same doors for another process.
+    ///
+    /// # Errors
+    ///
+    /// Out of descriptors.
+    pub fn heirlooms(&self) -> io::Result<Vec<(Part, OwnedFd)>> {
+        let mut doors = vec![(Part::Http, self.plain.try_clone()?.into())];
+        if let Some((listener, _)) = &self.tls {
+            doors.push((Part::Https, listener.try_clone()?.into()));
+        }
+        Ok(doors)
     }
 
     /// The same doors for another thread.
@@ -80,18 +89,18 @@ impl Doors {
         Ok(Self { plain: self.plain.try_clone()?, tls })
     }
 
-    /// Accepts at both doors until `closing` says so. What was accepted goes on.
+    /// Accepts at both doors until the gateway leaves them. What was accepted goes on.
     ///
     /// # Errors
     ///
     /// A listener that the reactor does not take.
-    pub async fn serve(self, gateway: Arc<Gateway>, closing: watch::Receiver<bool>) -> io::Result<()> {
+    pub async fn serve(self, gateway: Arc<Gateway>) -> io::Result<()> {
         let plain = TcpListener::from_std(self.plain)?;
-        let plain = accept(plain, None, Arc::clone(&gateway), closing.clone());
+        let plain = accept(plain, None, Arc::clone(&gateway));
         match self.tls {
             Some((listener, config)) => {
                 let acceptor = Some(TlsAcceptor::from(config));
-                let tls = accept(TcpListener::from_std(listener)?, acceptor, gateway, closing);
+                let tls = accept(TcpListener::from_std(listener)?, acceptor, gateway);
                 tokio::join!(plain, tls);
             }
             None => plain.await,
@@ -100,7 +109,12 @@ impl Doors {
     }
 }
 
-fn bind(address: SocketAddr) -> io::Result<StdListener> {
+/// Binds an address. A port 0 takes a free one.
+///
+/// # Errors
+///
+/// An address that is in use or not this machine's.
+pub fn bind(address: SocketAddr) -> io::Result<StdListener> {
     listen(address)
         .map_err(|error| io::Error::new(error.kind(), format!("cannot listen on {address}: {error}")))
 }
@@ -119,12 +133,37 @@ fn listen(address: SocketAddr) -> io::Result<StdListener> {
     Ok(socket.into())
 }
 
-async fn accept(
-    listener: TcpListener,
-    tls: Option<TlsAcceptor>,
-    gateway: Arc<Gateway>,
-    mut closing: watch::Receiver<bool>,
-) {
+/// Doors that are open, and connections that have no session: who may still come to ask for one. A door counts, too, so
+/// that none can come in behind the count.
+#[derive(Debug, Default)]
+pub struct Arrivals(Arc<AtomicUsize>);
+
+impl Arrivals {
+    /// None left: nobody who came in at these doors waits for an answer.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.0.load(Ordering::Acquire)
+    }
+
+    fn enter(&self) -> Arrival {
+        self.0.fetch_add(1, Ordering::AcqRel);
+        Arrival(Arc::clone(&self.0))
+    }
+}
+
+/// Counts until it is dropped.
+#[derive(Debug)]
+struct Arrival(Arc<AtomicUsize>);
+
+impl Drop for Arrival {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+async fn accept(listener: TcpListener, tls: Option<TlsAcceptor>, gateway: Arc<Gateway>) {
+    let mut tenure = gateway.tenure();
+    let _open = gateway.arrivals.enter();
     loop {
         // The permit before the connection: what is not accepted waits in the kernel's bounded queue.
         let next = async {
@@ -133,12 +172,13 @@ async fn accept(
         };
         let accepted = tokio::select! {
             accepted = next => accepted,
-            () = told(&mut closing) => return,
+            // The gateway, which holds the sender, outlives every door.
+            _ = tenure.wait_for(|tenure| *tenure != Tenure::Ours) => return,
         };
         match accepted {
             Ok((stream, client, permit)) => {
-                let (gateway, tls, closing) = (Arc::clone(&gateway), tls.clone(), closing.clone());
-                let visit = Visit { client, closing, _permit: permit };
+                let (gateway, tls) = (Arc::clone(&gateway), tls.clone());
+                let visit = Visit { client, arrival: gateway.arrivals.enter(), permit };
                 // Apart, so that a plain connection's task has no room for a TLS handshake.
                 match tls {
                     None => drop(tokio::spawn(serve_plain(gateway, stream, visit))),
@@ -156,8 +196,8 @@ async fn accept(
 /// What a connection's task knows of it, whatever it speaks.
 struct Visit {
     client: IpAddr,
-    closing: watch::Receiver<bool>,
-    _permit: OwnedSemaphorePermit,
+    arrival: Arrival,
+    permit: OwnedSemaphorePermit,
 }
 
 async fn serve_plain(gateway: Arc<Gateway>, stream: TcpStream, visit: Visit) {
@@ -179,8 +219,9 @@ async fn serve_tls(gateway: Arc<Gateway>, tls: TlsAcceptor, stream: TcpStream, v
 ///
 /// hyper's own way to upgrade hands the connection to another task through a channel and a box; taking it back from the
 /// finished HTTP connection stays in this task.
-async fn serve_http<C: Client + 'static>(gateway: &Arc<Gateway>, door: Door, stream: C, mut visit: Visit) {
-    let client = visit.client;
+async fn serve_http<C: Client + 'static>(gateway: &Arc<Gateway>, door: Door, stream: C, visit: Visit) {
+    let Visit { client, arrival, permit: _permit } = visit;
+    let mut draining = gateway.draining();
     let slot: Mutex<Option<Admitted<'_>>> = Mutex::new(None);
     let service = service_fn(|request| {
         Box::pin(async {
@@ -192,7 +233,7 @@ async fn serve_http<C: Client + 'static>(gateway: &Arc<Gateway>, door: Door, str
     let mut connection = http().serve_connection(TokioIo::new(stream), service);
     let served = tokio::select! {
         served = poll_fn(|cx| connection.poll_without_shutdown(cx)) => served,
-        () = told(&mut visit.closing) => {
+        () = told(&mut draining) => {
             std::pin::Pin::new(&mut connection).graceful_shutdown();
             poll_fn(|cx| connection.poll_without_shutdown(cx)).await
         }
@@ -201,6 +242,7 @@ async fn serve_http<C: Client + 'static>(gateway: &Arc<Gateway>, door: Door, str
     let admitted = slot.lock().unwrap_or_else(PoisonError::into_inner).take();
     match (served, admitted) {
         (Ok(()), Some(admitted)) => {
+            drop(arrival);
             let early = parts.read_buf;
             // Boxed, so that a connection's task is small until it is a session's.
             Box::pin(session::run(gateway, admitted, parts.io.into_inner(), early)).await;
@@ -223,7 +265,7 @@ pub fn http() -> http1::Builder {
 }
 
 /// Waits for the drain.
-async fn told(closing: &mut watch::Receiver<bool>) {
+async fn told(draining: &mut watch::Receiver<bool>) {
     // The gateway, which holds the sender, outlives every connection.
-    let _ = closing.wait_for(|closing| *closing).await;
+    let _ = draining.wait_for(|draining| *draining).await;
 }

@@ -17,19 +17,24 @@ use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio::time::sleep;
 
-use crate::serve::Gateway;
+use crate::serve::{Gateway, Tenure};
 
 /// Prometheus, a probe or two, a person.
 const CONNECTIONS: usize = 64;
 const HEADER: Duration = Duration::from_secs(5);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// Serves until it is dropped.
+/// Serves until it is dropped, or another process has the door.
 pub async fn serve(listener: TcpListener, gateway: Arc<Gateway>, metrics: PrometheusHandle) {
+    let mut tenure = gateway.tenure();
     let permits = Arc::new(Semaphore::new(CONNECTIONS));
     loop {
         let permit = Arc::clone(&permits).acquire_owned().await.expect("nobody closes it");
-        let Ok((stream, _)) = listener.accept().await else {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            _ = tenure.wait_for(|tenure| *tenure == Tenure::HandedOver) => return,
+        };
+        let Ok((stream, _)) = accepted else {
             sleep(ACCEPT_PAUSE).await;
             continue;
         };

@@ -42,6 +42,8 @@ pub struct Serve {
     pub config: Config,
     /// Where the real addresses are written once the server can serve.
     pub ready_file: Option<PathBuf>,
+    /// Whether the doors are taken over from the gateway that runs on the same data directory.
+    pub takeover: bool,
 }
 
 /// Any other command.
@@ -68,9 +70,9 @@ pub fn parse(
     })?;
     let config = Config::load(arguments.config.as_deref(), env, &arguments.set);
     let (action, json) = match arguments.verb {
-        Verb::Serve { ready_file } => {
+        Verb::Serve { ready_file, takeover } => {
             let config = config.map_err(|mistakes| Failure::from(mistakes).report())?;
-            return Ok(Invocation::Serve(Serve { config, ready_file }));
+            return Ok(Invocation::Serve(Serve { config, ready_file, takeover }));
         }
         Verb::Check { format } => (Action::Check, format.json),
         Verb::Customer { action, format } => (Action::Customer(action), format.json),
@@ -133,6 +135,9 @@ enum Verb {
         /// Write the real addresses there, as JSON, once the gateway can serve.
         #[arg(long, value_name = "FILE")]
         ready_file: Option<PathBuf>,
+        /// Take the doors over from the gateway that runs on the same data directory, if one does; it then drains.
+        #[arg(long)]
+        takeover: bool,
     },
     /// Read all settings, report every mistake, and try what they point at.
     Check {

@@ -4,14 +4,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::time::timeout;
-use tracing::{info, warn};
+use tokio::time::{sleep, timeout};
+use tracing::{debug, info, warn};
 
+use crate::accept;
 use crate::refusal::Close;
-use crate::serve::Gateway;
+use crate::serve::{Gateway, Tenure};
 
 /// From the close frame to the last session's settlement.
 const SETTLE: Duration = Duration::from_secs(5);
+/// How often it is looked whether the last clients have been answered. Nobody waits for it.
+const LOOK: Duration = Duration::from_millis(20);
 
 /// The signals that ask for an end.
 #[derive(Debug)]
@@ -38,13 +41,34 @@ impl Signals {
     }
 }
 
-/// Returns when the gateway was asked to drain, by a signal or `POST /drain`, and every session is settled. A second
+/// Waits until every client that came in at the doors, before another process had them, was answered, or is late.
+async fn arrivals_are_served(gateway: &Gateway) {
+    let served = async {
+        while gateway.arrivals.count() > 0 {
+            sleep(LOOK).await;
+        }
+    };
+    if timeout(accept::LATEST_REQUEST, served).await.is_err() {
+        debug!(connections = gateway.arrivals.count(), "some clients ask for nothing, or for more and more");
+    }
+}
+
+/// Returns when the gateway was asked to drain, by a signal, `POST /drain` or a process that took its doors over, and
+/// every session is settled. A second
 /// signal ends the open sessions at once; they are settled all the same.
 pub async fn until_drained(gateway: &Arc<Gateway>, mut signals: Signals, deadline: Duration) {
-    let mut draining = gateway.draining();
+    let (mut draining, mut tenure) = (gateway.draining(), gateway.tenure());
     tokio::select! {
+        _ = tenure.wait_for(|tenure| *tenure != Tenure::Ours) => {}
         () = signals.next() => gateway.drain(),
-        _ = draining.wait_for(|draining| *draining) => {}
+    }
+    if !gateway.is_draining() {
+        tokio::select! {
+            () = arrivals_are_served(gateway) => {}
+            () = signals.next() => {}
+            _ = draining.wait_for(|draining| *draining) => {}
+        }
+        gateway.drain();
     }
     info!(
         sessions = gateway.sessions.len(),
@@ -53,7 +77,7 @@ pub async fn until_drained(gateway: &Arc<Gateway>, mut signals: Signals, deadlin
     );
     tokio::select! {
         () = gateway.places.emptied() => return,
-        () = tokio::time::sleep(deadline) => {}
+        () = sleep(deadline) => {}
         () = signals.next() => {}
     }
     info!(sessions = gateway.sessions.len(), "ending the open sessions");

@@ -34,4 +34,5 @@ pub mod refusal;
 pub mod api;
 pub mod clock;
 pub mod drain;
+pub mod takeover;
 pub mod admin;

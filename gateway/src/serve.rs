@@ -1,10 +1,10 @@
 //! The composition root of `ufbrowsers serve`: builds the parts, lets them run, takes them down.
 
 use std::fs::{self, File};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener as StdListener};
 #[cfg(test)]
 use std::num::NonZeroU32;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread;
@@ -14,14 +14,15 @@ use anyhow::{Context, Result, bail};
 use billing::{Billing, GatewayId, Limits, Sweeper, Timestamp};
 use bytes::Bytes;
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
-use pool::{FixedEndpoint, Pool, ProviderSettings};
+use pool::{FixedEndpoint, Pool, ProviderSettings, remove_leftovers};
 use rustix::fs::{FlockOperation, flock};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tracing::{error, info, warn};
 
-use crate::accept::Doors;
+use crate::accept::{self, Arrivals, Doors};
 use crate::cli::Serve;
 use crate::clock::Clock;
 use crate::config::{Config, Provider, PublicUrl};
@@ -30,6 +31,7 @@ use crate::drain::{self, Signals};
 use crate::meter::Meter;
 use crate::places::Places;
 use crate::sessions::Sessions;
+use crate::takeover::{self, Heirlooms, Inheritance, Offering, Part, Predecessor};
 use crate::token::Signer;
 use crate::{admin, limits, settle, tls};
 
@@ -37,6 +39,9 @@ use crate::{admin, limits, settle, tls};
 const HEARTBEAT: Duration = Duration::from_secs(5);
 /// How often the first warm browser is looked for before the gateway says that it is ready.
 const WARM_POLL: Duration = Duration::from_millis(20);
+
+/// Where browsers' profiles are, below the data directory: each run of a gateway has a directory there.
+const BROWSERS: &str = "browsers";
 
 /// What all parts of a running gateway share.
 #[derive(Debug)]
@@ -56,9 +61,23 @@ pub struct Gateway {
     pub limits: limits::Limits,
     /// The document of the REST API, made when it is first asked for.
     pub openapi: OnceLock<Bytes>,
+    /// Who may still come to ask for a session.
+    pub arrivals: Arrivals,
     /// Both doors accept.
     serving: AtomicBool,
+    /// The process that had the doors before still drains.
+    has_predecessor: AtomicBool,
+    tenure: watch::Sender<Tenure>,
     draining: watch::Sender<bool>,
+}
+
+/// Whose the doors are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tenure {
+    Ours,
+    /// Another process's. Who had come in is still served.
+    HandedOver,
+    Closed,
 }
 
 impl Gateway {
@@ -80,7 +99,7 @@ impl Gateway {
             start_timeout: Duration::from_secs(1),
             directory: folder.path().join("browsers"),
         };
-        let pool = Pool::open(settings).await.expect("it needs nothing");
+        let pool = Pool::open(settings).expect("it needs nothing");
         let tokens = Signer::new(&billing.signing_key().await.expect("the store works"));
         let (meter, inbox) = Meter::new();
         let gateway = Arc::new(Self {
@@ -101,15 +120,30 @@ impl Gateway {
                 connect_timeout: Duration::from_secs(300),
             },
             openapi: OnceLock::new(),
+            arrivals: Arrivals::default(),
             serving: AtomicBool::new(true),
+            has_predecessor: AtomicBool::new(false),
+            tenure: watch::Sender::new(Tenure::Ours),
             draining: watch::Sender::new(false),
         });
         tokio::spawn(inbox.run(Arc::clone(&gateway)));
         (gateway, folder)
     }
 
+    /// The doors are another process's from here on. Who has come in is still served.
+    pub fn hand_over(&self) {
+        self.tenure.send_replace(Tenure::HandedOver);
+    }
+
     /// No new sessions from here on. What is open is [`drain`]'s business.
     pub fn drain(&self) {
+        self.tenure.send_if_modified(|tenure| {
+            let ours = *tenure == Tenure::Ours;
+            if ours {
+                *tenure = Tenure::Closed;
+            }
+            ours
+        });
         self.draining.send_replace(true);
     }
 
@@ -124,6 +158,16 @@ impl Gateway {
     }
 
     #[must_use]
+    pub fn has_predecessor(&self) -> bool {
+        self.has_predecessor.load(Ordering::Acquire)
+    }
+
+    #[must_use]
+    pub fn tenure(&self) -> watch::Receiver<Tenure> {
+        self.tenure.subscribe()
+    }
+
+    #[must_use]
     pub fn draining(&self) -> watch::Receiver<bool> {
         self.draining.subscribe()
     }
@@ -135,55 +179,119 @@ impl Gateway {
 ///
 /// What keeps it from starting, with the mend.
 pub async fn serve(serve: Serve) -> Result<()> {
-    let Serve { config, ready_file } = serve;
+    let Serve { config, ready_file, takeover } = serve;
     let signals = Signals::listen()?;
     let metrics = metrics_recorder()?;
     let data_dir = config.data_dir.clone();
-    let lock = lock(&data_dir)?;
-    let gateway = open(&config, &data_dir).await?;
-
-    let admin = TcpListener::bind(config.admin.listen)
-        .await
-        .with_context(|| format!("cannot listen on {} (admin.listen)", config.admin.listen))?;
-    let tls = config.edge.tls.as_ref();
-    let tls = tls.map(|tls| anyhow::Ok((tls.listen, tls::server_config(tls, &data_dir)?))).transpose()?;
-    let doors = Doors::bind(config.edge.listen, tls)?;
+    let mut inheritance = if takeover { takeover::ask(&data_dir)? } else { None };
+    let lock = match &mut inheritance {
+        Some(inheritance) => inheritance.lock()?,
+        None => lock(&data_dir)?,
+    };
+    let gateway = open(&config, &data_dir, inheritance.is_some()).await?;
+    let (doors, admin) = listen(&config, &data_dir, inheritance.as_mut())?;
     let addresses = Addresses { edge: doors.addresses()?, admin: admin.local_addr()? };
+    let heirlooms = Heirlooms::new(
+        doors
+            .heirlooms()?
+            .into_iter()
+            .chain([(Part::Lock, lock.try_clone()?.into()), (Part::Admin, admin.try_clone()?.into())]),
+    );
 
-    let heart = tokio::spawn(beat(Arc::clone(&gateway), metrics.clone()));
-    let limits = tokio::spawn(limits::enforce(Arc::clone(&gateway)));
-    let admin = tokio::spawn(admin::serve(admin, Arc::clone(&gateway), metrics));
+    let mut tasks = JoinSet::new();
+    tasks.spawn(beat(Arc::clone(&gateway), metrics.clone()));
+    tasks.spawn(limits::enforce(Arc::clone(&gateway)));
+    let operator = admin::serve(TcpListener::from_std(admin)?, Arc::clone(&gateway), metrics);
+    // Where another process answers at that door, it does so until this one serves.
+    let operator = if inheritance.is_none() {
+        tasks.spawn(operator);
+        None
+    } else {
+        Some(operator)
+    };
     wait_for_warmth(&gateway, config.session.start_timeout).await;
     for number in 0..config.edge.threads.get() {
         start_edge(number, doors.try_clone()?, Arc::clone(&gateway))?;
     }
     drop(doors);
     gateway.serving.store(true, Ordering::Release);
+    if let Some(inheritance) = inheritance {
+        tasks.spawn(succeed(Arc::clone(&gateway), inheritance.serving()?, data_dir.clone()));
+    }
+    operator.map(|operator| tasks.spawn(operator));
+    tasks.spawn(Offering::open(&data_dir)?.serve(Arc::clone(&gateway), heirlooms));
     addresses.announce(ready_file.as_deref())?;
 
     drain::until_drained(&gateway, signals, config.session.drain_deadline).await;
     gateway.pool.close().await;
-    heart.abort();
-    limits.abort();
-    admin.abort();
+    tasks.shutdown().await;
+    // Where profiles are still being removed, the next start goes on with it.
+    let _ = fs::remove_dir(browsers_of(&data_dir, &gateway.id));
     info!("drained; every session is settled");
     drop(lock);
     Ok(())
 }
 
-async fn open(config: &Config, data_dir: &Path) -> Result<Arc<Gateway>> {
+/// The doors and the operator's one: those that were handed over where they are what is wanted, else new ones.
+fn listen(
+    config: &Config,
+    data_dir: &Path,
+    mut inheritance: Option<&mut Inheritance>,
+) -> Result<(Doors, StdListener)> {
+    let mut open = |part, address| {
+        let inherited = inheritance.as_mut().and_then(|inheritance| inheritance.door(part, address));
+        inherited.map_or_else(|| accept::bind(address), Ok)
+    };
+    let admin = open(Part::Admin, config.admin.listen).context("admin.listen")?;
+    let plain = open(Part::Http, config.edge.listen).context("edge.listen")?;
+    let tls = match &config.edge.tls {
+        Some(tls) => {
+            let listener = open(Part::Https, tls.listen).context("edge.tls_listen")?;
+            Some((listener, tls::server_config(tls, data_dir)?))
+        }
+        None => None,
+    };
+    Ok((Doors::new(plain, tls), admin))
+}
+
+/// Waits for the end of the process that had the doors before, and clears away what it may have left.
+async fn succeed(gateway: Arc<Gateway>, predecessor: Predecessor, data_dir: PathBuf) {
+    let gone = predecessor.gone().await;
+    if let Err(error) = remove_leftovers(&browsers_of(&data_dir, &gone)).await {
+        warn!(%error, "what it left of browsers could not be removed");
+    }
+    // Its open sessions were its own until now.
+    while let Err(error) = settle_abandoned(&gateway.billing, &gateway.id, gateway.clock.now()).await {
+        warn!(%error, "what it left open is not settled yet");
+        sleep(HEARTBEAT).await;
+    }
+    gateway.has_predecessor.store(false, Ordering::Release);
+    info!(gateway = %gone, "the gateway that had the doors before has ended, and nothing of it is left");
+}
+
+fn browsers_of(data_dir: &Path, gateway: &GatewayId) -> PathBuf {
+    data_dir.join(BROWSERS).join(gateway.as_str())
+}
+
+/// `succeeds`: another gateway still runs here, and is about to drain.
+async fn open(config: &Config, data_dir: &Path, succeeds: bool) -> Result<Arc<Gateway>> {
     let id = GatewayId::random();
     let clock = Clock::new();
     let limits = Limits { refunds_per_day: config.session.refunds_per_day };
     let billing = Billing::open(&config.store, config.plans.clone(), limits).with_context(|| {
         format!("cannot open the store {:?}; `ufbrowsers check` tells more", config.store)
     })?;
-    settle_abandoned(&billing, &id, clock.now()).await?;
+    if !succeeds {
+        settle_abandoned(&billing, &id, clock.now()).await?;
+        remove_leftovers(&data_dir.join(BROWSERS))
+            .await
+            .context("cannot remove what earlier browsers left")?;
+    }
     billing.heartbeat(&id, clock.now()).await.with_context(|| format!("the store {} fails", config.store))?;
     let tokens = Signer::new(&billing.signing_key().await?);
-    let settings = pool_settings(config, data_dir);
+    let settings = pool_settings(config, browsers_of(data_dir, &id));
     let descriptors = settings.provider.descriptors();
-    let pool = Pool::open(settings).await?;
+    let pool = Pool::open(settings)?;
     let (meter, inbox) = Meter::new();
     let gateway = Arc::new(Gateway {
         id,
@@ -203,7 +311,10 @@ async fn open(config: &Config, data_dir: &Path) -> Result<Arc<Gateway>> {
             connect_timeout: config.session.connect_timeout,
         },
         openapi: OnceLock::new(),
+        arrivals: Arrivals::default(),
         serving: AtomicBool::new(false),
+        has_predecessor: AtomicBool::new(succeeds),
+        tenure: watch::Sender::new(Tenure::Ours),
         draining: watch::Sender::new(false),
     });
     tokio::spawn(inbox.run(Arc::clone(&gateway)));
@@ -224,7 +335,7 @@ async fn settle_abandoned(billing: &Billing, me: &GatewayId, now: Timestamp) -> 
     Ok(())
 }
 
-fn pool_settings(config: &Config, data_dir: &Path) -> pool::Settings {
+fn pool_settings(config: &Config, directory: PathBuf) -> pool::Settings {
     let provider = match &config.pool.provider {
         Provider::Process { binary } => ProviderSettings::Process { binary: binary.clone() },
         Provider::Fixed { endpoints, sessions_per_endpoint } => ProviderSettings::Fixed {
@@ -237,7 +348,7 @@ fn pool_settings(config: &Config, data_dir: &Path) -> pool::Settings {
         min_idle: config.pool.min_idle,
         max_idle: config.pool.max_idle,
         start_timeout: config.session.start_timeout,
-        directory: data_dir.join("browsers"),
+        directory,
     }
 }
 
@@ -322,10 +433,9 @@ async fn wait_for_warmth(gateway: &Gateway, limit: Duration) {
 /// A thread with a reactor of its own, on which sessions live from accept to end.
 fn start_edge(number: usize, doors: Doors, gateway: Arc<Gateway>) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let closing = gateway.draining();
     thread::Builder::new().name(format!("edge-{number}")).spawn(move || {
         runtime.block_on(async {
-            if let Err(error) = doors.serve(gateway, closing).await {
+            if let Err(error) = doors.serve(gateway).await {
                 error!(%error, "an edge thread cannot accept");
                 return;
             }

@@ -34,7 +34,7 @@ use warmer::{Event, Warmer};
 
 pub use about::{Unknown, Version};
 pub use lease::Lease;
-pub use provider::{FixedEndpoint, ProviderError, ProviderSettings, Verdict};
+pub use provider::{FixedEndpoint, ProviderError, ProviderSettings, Verdict, remove_leftovers};
 pub use upstream::{Upstream, UpstreamError};
 
 /// Events that wait for the warmer. More than browsers can be started or claimed in the moments that it is busy; a full
@@ -60,7 +60,7 @@ pub struct Settings {
     pub max_idle: NonZeroUsize,
     /// From the start of a browser to its answer to a first command; beyond, it is given up.
     pub start_timeout: Duration,
-    /// A directory for browsers' profiles. It belongs to this pool alone: what is found there is removed.
+    /// A directory for browsers' profiles, which nobody else uses. See [`remove_leftovers`].
     pub directory: PathBuf,
 }
 
@@ -120,18 +120,18 @@ pub struct Pool {
 }
 
 impl Pool {
-    /// Removes what an earlier process left in the directory and starts to warm browsers, on the runtime it is called on,
+    /// Starts to warm browsers, on the runtime it is called on,
     /// which has to outlive the pool's use: the sockets of browsers that are not claimed belong to it.
     ///
     /// # Errors
     ///
     /// The provider cannot work at all; a browser that fails to start is no error here.
-    pub async fn open(settings: Settings) -> Result<Self, ProviderError> {
+    pub fn open(settings: Settings) -> Result<Self, ProviderError> {
         let (events, inbox) = mpsc::channel(EVENTS);
         let ready = Arc::new(Ready::new(settings.max_idle.get()));
         let reserve = settings.reserve();
         let about = Arc::new(About::default());
-        let warmer = Warmer::open(settings, Arc::clone(&ready), events.clone(), Arc::clone(&about)).await?;
+        let warmer = Warmer::open(settings, Arc::clone(&ready), events.clone(), Arc::clone(&about))?;
         tokio::spawn(warmer.run(inbox));
         Ok(Self { ready, reserve, events, about })
     }

@@ -21,6 +21,8 @@ use crate::ready::Claimable;
 use fixed::{Fixed, Slot};
 use process::{Group, Processes};
 
+pub use process::remove_leftovers;
+
 /// Which provider, and what it needs to know.
 #[derive(Debug, Clone)]
 pub enum ProviderSettings {
@@ -121,11 +123,10 @@ pub(crate) enum Provider {
 }
 
 impl Provider {
-    /// Removes what an earlier process left behind.
-    pub(crate) async fn open(settings: &ProviderSettings, directory: &Path) -> Result<Self, ProviderError> {
+    pub(crate) fn open(settings: &ProviderSettings, directory: &Path) -> Result<Self, ProviderError> {
         Ok(match settings {
             ProviderSettings::Process { binary } => {
-                Self::Process(Processes::open(binary.clone(), directory).await?)
+                Self::Process(Processes::open(binary.clone(), directory)?)
             }
             ProviderSettings::Fixed { endpoints, sessions_per_endpoint } => {
                 Self::Fixed(Fixed::new(endpoints.clone(), *sessions_per_endpoint))

@@ -62,13 +62,13 @@ pub(crate) struct Warmer {
 }
 
 impl Warmer {
-    pub(crate) async fn open(
+    pub(crate) fn open(
         settings: Settings,
         ready: Arc<Ready>,
         events: mpsc::Sender<Event>,
         about: Arc<About>,
     ) -> Result<Self, ProviderError> {
-        let provider = Provider::open(&settings.provider, &settings.directory).await?;
+        let provider = Provider::open(&settings.provider, &settings.directory)?;
         let (starting, queue, pace, breaker) = (JoinSet::new(), Queue::new(), Pace::new(), Breaker::new());
         Ok(Self { provider, settings, ready, events, about, starting, queue, pace, breaker })
     }

@@ -149,6 +149,26 @@ impl Gateway {
         Ok(())
     }
 
+    /// Starts a new gateway that takes the doors over from this one, in the same directory and on the same ports. The
+    /// answer is the old one, which drains.
+    ///
+    /// # Errors
+    ///
+    /// It did not start; its log says why.
+    pub async fn take_over(&mut self) -> Result<Running> {
+        let mut command = self.program()?;
+        command.args(["serve", "--takeover"]);
+        let (running, doors) = start_and_wait(&mut command, self.directory.path()).await?;
+        self.doors = doors;
+        Ok(std::mem::replace(&mut self.running, running))
+    }
+
+    /// Where it keeps everything.
+    #[must_use]
+    pub fn data(&self) -> PathBuf {
+        self.directory.path().join("data")
+    }
+
     /// Makes a customer with a subscription on `plan`.
     ///
     /// # Errors

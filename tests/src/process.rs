@@ -154,6 +154,16 @@ impl Running {
         Pid::new(i64::from(self.child.id()))
     }
 
+    /// Waits for its end; none where a signal ended it.
+    ///
+    /// # Errors
+    ///
+    /// It goes on.
+    pub async fn end(&mut self) -> Result<Option<i32>> {
+        eventually("the process has ended", async || self.has_ended()).await?;
+        self.exit_code()
+    }
+
     pub(crate) fn has_ended(&mut self) -> Result<bool> {
         Ok(self.child.try_wait()?.is_some())
     }

@@ -60,16 +60,9 @@ struct Shared {
 }
 
 impl Processes {
-    pub(super) async fn open(binary: PathBuf, directory: &Path) -> Result<Self, ProviderError> {
+    pub(super) fn open(binary: PathBuf, directory: &Path) -> Result<Self, ProviderError> {
         let directory = prepare(directory)
             .map_err(|source| ProviderError::Directory { path: directory.to_owned(), source })?;
-        let stopped = kill_leftovers(&directory);
-        if stopped > 0 {
-            info!(browsers = stopped, "stopped browsers that an earlier process had left");
-        }
-        for profile in entries(&directory) {
-            remove_profile(profile).await;
-        }
         Ok(Self { shared: Arc::new(Shared { binary, directory, started: AtomicU64::new(0) }) })
     }
 
@@ -208,6 +201,26 @@ async fn listen_on(mut words: Lines<BufReader<ChildStderr>>) {
     while let Ok(Some(line)) = words.next_line().await {
         debug!(target: "pool::browser", "{line}");
     }
+}
+
+/// Kills the browsers whose profiles lie in `directory`, however deep, and removes it. For a directory that nobody uses any
+/// more: what an earlier process left.
+///
+/// # Errors
+///
+/// The directory's name cannot be found out.
+pub async fn remove_leftovers(directory: &Path) -> io::Result<()> {
+    let directory = match directory.canonicalize() {
+        Ok(directory) => directory,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    let stopped = kill_leftovers(&directory);
+    if stopped > 0 {
+        info!(browsers = stopped, "stopped browsers that an earlier process had left");
+    }
+    remove_profile(directory).await;
+    Ok(())
 }
 
 /// Makes the directory and gives its absolute name, by which leftovers are recognized.

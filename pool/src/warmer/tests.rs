@@ -146,7 +146,7 @@ async fn pool_of(sessions: usize, address: SocketAddr) -> Pool {
     };
     let max_idle = NonZeroUsize::new(sessions).unwrap();
     let settings = Settings { provider, min_idle: 0, max_idle, start_timeout: LONG, directory: "".into() };
-    Pool::open(settings).await.unwrap()
+    Pool::open(settings).unwrap()
 }
 
 async fn nobody_listens() -> SocketAddr {

@@ -14,6 +14,7 @@ mod queue;
 mod quickstart;
 mod rest;
 mod slow_reader;
+mod takeover;
 mod snippets;
 mod sockets;
 mod tokens;
