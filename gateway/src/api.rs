@@ -32,7 +32,9 @@ use operation::{Call, Route};
 const PREFIX: &str = "/api/";
 
 /// All operations.
-static ROUTES: [Route; 4] = [
+static ROUTES: [Route; 6] = [
+    Route::of::<sessions::Create>(),
+    Route::of::<sessions::End>(),
     Route::of::<sessions::List>(),
     Route::of::<sessions::Show>(),
     Route::of::<usage::Show>(),
@@ -74,17 +76,19 @@ async fn dispatch(
     answered
 }
 
-/// The operation, and the id in its path where it has one.
+/// The operation, and the id in its path where it has one. A path that is written out wins over one with an id in it.
 fn find<B>(request: &Request<B>) -> Result<(&'static Route, Option<String>), Refusal> {
     let path = request.uri().path();
-    let there = || ROUTES.iter().filter_map(|route| Some((route, route.matches(path)?)));
-    if there().next().is_none() {
+    let mut there: Vec<_> = ROUTES.iter().filter_map(|route| Some((route, route.matches(path)?))).collect();
+    if there.iter().any(|(_, id)| id.is_none()) {
+        there.retain(|(_, id)| id.is_none());
+    }
+    if there.is_empty() {
         return Err(Refusal::NotFound);
     }
-    there().find(|(route, _)| route.method == *request.method()).ok_or_else(|| {
-        let allowed: Vec<_> = there().map(|(route, _)| route.method.as_str()).collect();
-        Refusal::MethodNotAllowed { allow: allowed.join(", ") }
-    })
+    let allowed: Vec<_> = there.iter().map(|(route, _)| route.method.as_str()).collect();
+    let refusal = Refusal::MethodNotAllowed { allow: allowed.join(", ") };
+    there.into_iter().find(|(route, _)| route.method == *request.method()).ok_or(refusal)
 }
 
 /// The name of what is wrong in a query or a body: by its place in it, or, where that is the whole, as the problem quotes

@@ -196,6 +196,14 @@ impl Browser {
         Self { endpoint, claimable: Claimable::new(), exit, hand: Hand::Fixed(slot) }
     }
 
+    /// What whoever runs it calls it: a process by its number, somebody else's browser by the id in its own path.
+    pub(crate) fn name(&self) -> String {
+        match &self.hand {
+            Hand::Process(group) => format!("process-{}", group.id()),
+            Hand::Fixed(_) => self.endpoint.path.rsplit('/').next().unwrap_or_default().to_owned(),
+        }
+    }
+
     /// Ends it now; its profile is removed behind it. Harmless when it is gone already.
     pub(crate) fn stop_at_once(&self) {
         if let Hand::Process(group) = &self.hand {

@@ -57,6 +57,12 @@ impl Upstream {
         self.open(format!("/devtools/page/{target}")).await
     }
 
+    /// What whoever runs the browser calls it. It is no address and no secret.
+    #[must_use]
+    pub fn name(&self) -> String {
+        self.0.name()
+    }
+
     /// The same to its first page, which every browser of a pool has when it is claimed.
     ///
     /// # Errors

@@ -11,11 +11,12 @@ use schemars::{JsonSchema, SchemaGenerator};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
+use crate::limits::Limits;
 use crate::refusal::Refusal;
 use crate::serve::Gateway;
 
 use super::operation::{ID, Route};
-use super::{ROUTES, shapes};
+use super::{ROUTES, sessions, shapes};
 
 pub(super) const PATH: &str = "/openapi.json";
 
@@ -29,27 +30,51 @@ pub(super) fn answer<B>(gateway: &Gateway, request: &Request<B>) -> Result<Respo
     if request.method() != Method::GET {
         return Err(Refusal::MethodNotAllowed { allow: Method::GET.to_string() });
     }
-    let document = gateway.openapi.get_or_init(|| document().to_string().into());
+    let document = gateway.openapi.get_or_init(|| document(&gateway.limits).to_string().into());
     let mut response = Response::new(Full::new(document.clone()));
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     Ok(response)
 }
 
+/// Where shapes are collected. A field that may be left out of what is asked is there in what is answered, as null.
+#[derive(Debug)]
+pub(super) struct Schemas {
+    pub(super) asked: SchemaGenerator,
+    pub(super) answered: SchemaGenerator,
+}
+
+impl Schemas {
+    fn new() -> Self {
+        let settings = SchemaSettings::draft2020_12().with(|settings| {
+            settings.definitions_path = DEFINITIONS.into();
+            settings.meta_schema = None;
+        });
+        Self {
+            asked: settings.clone().for_deserialize().into_generator(),
+            answered: settings.for_serialize().into_generator(),
+        }
+    }
+
+    /// All that were collected, by name.
+    fn definitions(&mut self) -> Map<String, Value> {
+        let mut definitions = self.asked.take_definitions(true);
+        definitions.extend(self.answered.take_definitions(true));
+        definitions
+    }
+}
+
 /// All operations, this document's own among them.
-pub(super) fn document() -> Value {
-    let settings = SchemaSettings::draft2020_12().with(|settings| {
-        settings.definitions_path = DEFINITIONS.into();
-        settings.meta_schema = None;
-    });
-    let mut schemas = settings.into_generator();
-    let problem = reference::<Problem>(&mut schemas);
+pub(super) fn document(limits: &Limits) -> Value {
+    let mut schemas = Schemas::new();
+    let problem = schemas.answered.subschema_for::<Problem>().to_value();
     let mut paths: BTreeMap<&str, Map<String, Value>> = BTreeMap::new();
     for route in &ROUTES {
         let method = route.method.as_str().to_ascii_lowercase();
         paths.entry(route.path).or_default().insert(method, operation(route, &problem, &mut schemas));
     }
     paths.entry(PATH).or_default().insert("get".to_owned(), own_operation());
-    let definitions = schemas.take_definitions(true);
+    let mut definitions = schemas.definitions();
+    sessions::tell_limits(&mut definitions, limits);
     json!({
         "openapi": "3.1.0",
         "info": {
@@ -88,18 +113,14 @@ struct Problem {
     detail: String,
 }
 
-fn reference<T: JsonSchema>(schemas: &mut SchemaGenerator) -> Value {
-    schemas.subschema_for::<T>().to_value()
-}
-
-fn operation(route: &Route, problem: &Value, schemas: &mut SchemaGenerator) -> Value {
+fn operation(route: &Route, problem: &Value, schemas: &mut Schemas) -> Value {
     let description = route.describe(schemas);
     let mut responses = refusals(route, problem);
     responses.insert("200".to_owned(), success(route, &description.answer.to_value()));
     let mut operation = json!({
         "operationId": route.name,
         "summary": route.summary,
-        "parameters": parameters(route, &description.parameters.to_value(), schemas),
+        "parameters": parameters(route, &description.parameters.to_value(), &mut schemas.asked),
         "responses": responses,
     });
     if let Some(body) = description.body {

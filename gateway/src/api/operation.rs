@@ -3,6 +3,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use billing::{Principal, SessionId};
 use bytes::Bytes;
@@ -10,7 +11,7 @@ use http::request::Parts;
 use http::{Method, Response};
 use http_body_util::Full;
 use hyper::body::Incoming;
-use schemars::{JsonSchema, Schema, SchemaGenerator};
+use schemars::{JsonSchema, Schema};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -22,6 +23,7 @@ use crate::serve::Gateway;
 use crate::session::Door;
 
 use super::body::Input;
+use super::openapi::Schemas;
 use super::parameters;
 
 /// The part of a path that is a session's id.
@@ -89,8 +91,9 @@ pub(super) struct Route {
     pub(super) summary: &'static str,
     pub(super) leads_to: &'static [&'static str],
     serve: for<'a> fn(Call<'a>, Incoming) -> Served<'a>,
-    describe: fn(&mut SchemaGenerator) -> Description,
+    describe: fn(&mut Schemas) -> Description,
     refusals: fn() -> Vec<Refusal>,
+    body_refusals: fn() -> Vec<Refusal>,
 }
 
 /// What the document says of an operation's types.
@@ -111,11 +114,12 @@ impl Route {
             leads_to: O::LEADS_TO,
             serve: |call, body| Box::pin(serve::<O>(call, body)),
             describe: |schemas| Description {
-                parameters: O::Parameters::json_schema(schemas),
-                body: O::Body::schema(schemas),
-                answer: schemas.subschema_for::<O::Answer>(),
+                parameters: O::Parameters::json_schema(&mut schemas.asked),
+                body: O::Body::schema(&mut schemas.asked),
+                answer: schemas.answered.subschema_for::<O::Answer>(),
             },
             refusals: O::refusals,
+            body_refusals: O::Body::refusals,
         }
     }
 
@@ -137,13 +141,14 @@ impl Route {
         (self.serve)(call, body)
     }
 
-    pub(super) fn describe(&self, schemas: &mut SchemaGenerator) -> Description {
+    pub(super) fn describe(&self, schemas: &mut Schemas) -> Description {
         (self.describe)(schemas)
     }
 
     /// Everything that it may refuse with, once each.
     pub(super) fn refusals(&self) -> Vec<Refusal> {
         let mut refusals = refusals_of_all();
+        refusals.extend((self.body_refusals)());
         refusals.extend((self.refusals)());
         refusals
     }
@@ -161,6 +166,7 @@ fn refusals_of_all() -> Vec<Refusal> {
         Refusal::BadParameter { name: name(), problem: String::new() },
         Refusal::NoCredential,
         Refusal::BadCredential,
+        Refusal::TooManyBadKeys { retry_after: Duration::ZERO },
         Refusal::LedgerAway,
     ]
 }

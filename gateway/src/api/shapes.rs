@@ -4,7 +4,9 @@ use std::borrow::Cow;
 
 use billing::{ID_MAX, Micros, Timestamp};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde::{Serialize, Serializer};
+use serde::de::Error;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_json::Number;
 
 /// What an id looks like.
 const ID_PATTERN: &str = "^[A-Za-z0-9._-]+$";
@@ -73,6 +75,14 @@ impl JsonSchema for Time {
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
         json_schema!({ "type": "string", "format": "date-time" })
     }
+}
+
+/// A whole number from 0 on, or null. In JSON `1.0` is one as well, and some languages write it.
+pub(super) fn whole_number<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u64>, D::Error> {
+    let Some(number) = Option::<Number>::deserialize(from)? else { return Ok(None) };
+    let whole = || number.to_string().strip_suffix(".0")?.parse().ok();
+    let wrong = || D::Error::custom(format!("{number} is not a whole number from 0 on"));
+    number.as_u64().or_else(whole).map(Some).ok_or_else(wrong)
 }
 
 /// An id, to be named by `#[schemars(schema_with = "…")]`.

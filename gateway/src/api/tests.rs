@@ -1,12 +1,20 @@
 //! The table and the document say the same.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use http::Method;
 use serde_json::Value;
 
 use super::operation::ID;
 use super::*;
+use crate::limits::Limits;
+
+const LIMITS: Limits = Limits {
+    max_duration: Duration::from_secs(60),
+    idle_timeout: Duration::from_secs(60),
+    connect_timeout: Duration::from_secs(60),
+};
 
 const METHODS: [Method; 7] =
     [Method::GET, Method::POST, Method::PUT, Method::PATCH, Method::DELETE, Method::HEAD, Method::OPTIONS];
@@ -18,7 +26,7 @@ fn asked(method: &Method, path: &str) -> Result<(&'static str, Option<String>), 
 
 #[test]
 fn what_is_served_is_in_the_document_and_the_other_way_round() {
-    let document = openapi::document();
+    let document = openapi::document(&LIMITS);
     let mut described = BTreeSet::new();
     for (path, methods) in document["paths"].as_object().unwrap() {
         for (method, operation) in methods.as_object().unwrap() {
@@ -28,7 +36,7 @@ fn what_is_served_is_in_the_document_and_the_other_way_round() {
     }
     let mut served = BTreeSet::from([(openapi::PATH.to_owned(), "GET".to_owned(), "describe".to_owned())]);
     for route in &ROUTES {
-        let path = route.path.replace(ID, "x");
+        let path = route.path.replace(ID, "x1");
         for method in &METHODS {
             match asked(method, &path) {
                 Ok((name, _)) => {
@@ -43,7 +51,7 @@ fn what_is_served_is_in_the_document_and_the_other_way_round() {
 
 #[test]
 fn every_reference_in_the_document_leads_somewhere() {
-    let document = openapi::document();
+    let document = openapi::document(&LIMITS);
     let mut left = vec![&document];
     let mut found = 0;
     while let Some(value) = left.pop() {
@@ -59,6 +67,30 @@ fn every_reference_in_the_document_leads_somewhere() {
         }
     }
     assert!(found > 0);
+}
+
+#[test]
+fn the_document_tells_the_operators_limit() {
+    let document = openapi::document(&LIMITS);
+    let timeout = document.pointer("/components/schemas/CreateSession/properties/timeout").unwrap();
+    assert_eq!((&timeout["minimum"], &timeout["maximum"]), (&1.into(), &60_000.into()));
+    let shapes = document.pointer("/components/schemas/CreateSession/properties").unwrap();
+    assert!(shapes.get("keepAlive").is_none(), "it is refused");
+}
+
+#[test]
+fn what_may_be_left_out_is_still_answered() {
+    let document = openapi::document(&LIMITS);
+    let required = |shape: &str| {
+        let shape = document.pointer(&format!("/components/schemas/{shape}")).unwrap();
+        let fields = shape["properties"].as_object().unwrap().len();
+        (shape.get("required").map_or(0, |required| required.as_array().unwrap().len()), fields)
+    };
+    assert_eq!(required("CreateSession").0, 0);
+    for shape in ["Account", "CreatedSession", "EndedSession", "Session", "SessionPage"] {
+        let (required, fields) = required(shape);
+        assert_eq!(required, fields, "{shape}");
+    }
 }
 
 #[test]

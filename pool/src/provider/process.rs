@@ -130,6 +130,10 @@ pub(crate) struct Group {
 }
 
 impl Group {
+    pub(super) fn id(&self) -> i32 {
+        self.pid.as_raw_nonzero().get()
+    }
+
     pub(super) fn terminate(&self) {
         self.signal(Signal::TERM);
     }

@@ -1,11 +1,33 @@
 //! What a program may ask over REST, and what it is told.
 
+mod creating;
+mod ending;
 mod reading;
 mod refusals;
+mod repeating;
 
-use anyhow::{Result, ensure};
-use serde_json::Value;
-use tests::{Customer, Gateway, Refusal, Request};
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+use tests::{Cdp, Customer, Gateway, Refusal, Request, target_of};
+
+/// A session without a socket, by a request that says nothing but its id.
+async fn create(gateway: &Gateway, customer: &Customer, id: &str) -> Result<Value> {
+    done(gateway, creation(customer, &json!({ "sessionId": id }))).await
+}
+
+fn creation(customer: &Customer, body: &Value) -> Request {
+    Request::post("/api/sessions/create").key(&customer.key).json(body)
+}
+
+fn end(customer: &Customer, id: &str) -> Request {
+    Request::post(&format!("/api/sessions/{id}/end")).key(&customer.key)
+}
+
+/// Connects to the `cdpUrl` of a session.
+async fn attach(gateway: &Gateway, created: &Value) -> Result<Cdp> {
+    let target = target_of(created["cdpUrl"].as_str().context("no cdpUrl")?)?;
+    gateway.ask(Request::websocket(target)).await?.into_cdp().await
+}
 
 async fn get(gateway: &Gateway, customer: &Customer, target: &str) -> Result<Value> {
     done(gateway, Request::get(target).key(&customer.key)).await

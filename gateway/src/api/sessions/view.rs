@@ -59,7 +59,9 @@ pub(in crate::api) struct View {
 pub(in crate::api) enum Status {
     /// The price is set aside, a browser is on its way.
     Starting,
-    /// It has its browser, and its minutes count.
+    /// It has its browser, and its minutes count; nobody has connected yet.
+    Waiting,
+    /// Somebody has connected, and its minutes count.
     Running,
     /// It ended in an orderly way, and was charged.
     Completed,
@@ -70,6 +72,10 @@ pub(in crate::api) enum Status {
 }
 
 impl Status {
+    pub(super) fn of_live(live: &Live) -> Self {
+        if live.is_detached() { Self::Waiting } else { Self::Running }
+    }
+
     pub(super) fn of(session: &Session) -> Self {
         match session.state {
             State::Held => Self::Starting,
@@ -88,7 +94,7 @@ impl View {
         let max_duration = gateway.limits.max_duration.min(session.request.timeout.unwrap_or(Duration::MAX));
         let started_at = live.as_ref().map(|live| live.begun_at).or(session.begun_at);
         Self {
-            status: live.map_or(Status::of(&session), |_| Status::Running),
+            status: live.map_or(Status::of(&session), |live| Status::of_live(&live)),
             started_at: started_at.map(Time),
             ended_at: session.ended_at.map(Time),
             expires_at: match session.state {
@@ -109,6 +115,12 @@ impl View {
             refunded: session.refunded,
         }
     }
+}
+
+/// How long a session lasted that has ended.
+pub(super) fn duration(session: &Session) -> u64 {
+    let ended = session.ended_at.zip(session.begun_at);
+    ended.map_or(0, |(ended_at, begun_at)| millis(ended_at.since(begun_at)))
 }
 
 /// `duration` after `at`.
