@@ -1,5 +1,6 @@
 //! What a program may ask over REST, and what it is told.
 
+mod conformance;
 mod creating;
 mod ending;
 mod reading;
