@@ -12,6 +12,7 @@ mod hold;
 mod storm;
 mod script;
 mod instructions;
+mod create;
 mod compare;
 mod scene;
 mod fake;
@@ -55,6 +56,7 @@ enum Command {
     Storm(storm::Args),
     Script(script::Args),
     Instructions(instructions::Args),
+    Create(create::Args),
     Compare(compare::Args),
     Fake(fake::Args),
 }
@@ -87,6 +89,7 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
             let output = Output { json: args.json, plot: None };
             show(&output, &compare::run(args).await?)
         }
+        Command::Create(args) => show(&args.output.clone(), &create::run(args).await?),
         Command::Fake(args) => {
             fake::run(args).await?;
             Ok(ExitCode::SUCCESS)
