@@ -368,6 +368,11 @@ impl Billing {
         }
     }
 
+    /// Whether this key was used lately, without any I/O. It may have been revoked since.
+    pub fn remembers(&self, presented: &str) -> bool {
+        Secret::parse(presented).is_some_and(|secret| self.store().remembers(&secret.hash()))
+    }
+
     /// Sets aside the price of a session, or refuses it: the one atomic step before a browser is taken. Runs on
     /// the caller's thread and does not wait for the disk. An id is free again when its session was voided.
     ///

@@ -256,6 +256,14 @@ impl Store {
         }
     }
 
+    /// Whether this key was looked up lately, and was one.
+    pub(crate) fn remembers(&self, key: &Digest) -> bool {
+        match self {
+            Store::Embedded(store) => store.remembers(key),
+            Store::Redis(store) => store.remembers(key),
+        }
+    }
+
     /// Whose key has this hash, where it is not known to be revoked.
     pub(crate) async fn principal(&self, key: Digest) -> Result<Option<Principal>, StoreError> {
         ask!(self, store => store.principal(key))

@@ -1,11 +1,13 @@
 //! Credential → [`Principal`]. A key that was seen before costs no I/O; that it was not revoked since is for the hold to
 //! say, which asks the ledger anyway. What no hold follows on asks the ledger here.
 
+use std::net::IpAddr;
+
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use billing::{Account, Billing, Principal};
-use http::HeaderMap;
 use http::header::AUTHORIZATION;
+use http::{HeaderMap, Request};
 
 use crate::host::Host;
 use crate::query::Query;
@@ -89,6 +91,22 @@ pub async fn authenticate_now(
 ) -> Result<Principal, Refusal> {
     let who = authenticate(&gateway.billing, headers, query).await?;
     live_key(gateway, &who).await.map(|_| who)
+}
+
+/// Whether what the request shows may be looked up: not if too many keys that its address showed were none. Tokens and keys
+/// that were used lately are no guesses, and may: one script with a wrong key does not lock out its colleagues behind the
+/// same router.
+///
+/// # Errors
+///
+/// [`Refusal::TooManyBadKeys`].
+pub fn may_try<B>(gateway: &Gateway, client: IpAddr, request: &Request<B>) -> Result<(), Refusal> {
+    gateway.crowd.may_try(client).or_else(|barred| {
+        let query = Query::credential_alone(request.uri().query());
+        let is_no_guess =
+            |shown: &String| shown.starts_with(token::PREFIX) || gateway.billing.remembers(shown);
+        credential(request.headers(), &query).filter(is_no_guess).map(drop).ok_or(barred)
+    })
 }
 
 /// The account as it is now.

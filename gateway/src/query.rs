@@ -42,6 +42,14 @@ impl Query {
         Ok(parsed)
     }
 
+    /// The credential alone, whatever else is wrong.
+    #[must_use]
+    pub fn credential_alone(query: Option<&str>) -> Self {
+        let pairs = form_urlencoded::parse(query.unwrap_or_default().as_bytes());
+        let credentials = pairs.filter(|(name, _)| matches!(name.as_ref(), "token" | "apiKey"));
+        Self { credential: credentials.last().map(|(_, value)| value.into_owned()), ..Self::default() }
+    }
+
     fn take(&mut self, name: &str, value: &str, longest: Duration) -> Result<(), Refusal> {
         let name = match name {
             "token" | "apiKey" => {

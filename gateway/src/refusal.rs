@@ -124,6 +124,16 @@ pub enum Refusal {
     Draining,
 }
 
+/// Goes with the answer to a key that is none, as far as to whoever counts them. It does not reach the client.
+#[derive(Debug, Clone, Copy)]
+struct BadKey;
+
+/// Whether an answer says that a key is none.
+#[must_use]
+pub fn tells_bad_key<B>(answer: &Response<B>) -> bool {
+    answer.extensions().get::<BadKey>().is_some()
+}
+
 /// What a refusal is to a program.
 struct Form {
     status: StatusCode,
@@ -335,6 +345,7 @@ impl Refusal {
 
     /// The answer, counted. `application/problem+json` (RFC 9457).
     pub fn into_response(self) -> Response<Full<Bytes>> {
+        let is_bad_key = self == Self::BadCredential;
         let Form { status, code, title } = self.form();
         metrics::counter!("ufb_gateway_refusals_total", "code" => code).increment(1);
         let mut body = self.fields();
@@ -348,6 +359,9 @@ impl Refusal {
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         headers.extend(self.header());
+        if is_bad_key {
+            response.extensions_mut().insert(BadKey);
+        }
         response
     }
 

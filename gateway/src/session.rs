@@ -15,13 +15,13 @@ use tokio::time::sleep;
 use tracing::{debug, info, warn};
 
 use crate::api::{self, discovery};
-use crate::authenticate::authenticate;
+use crate::authenticate::{authenticate, may_try};
 use crate::claim::claim;
 use crate::hold::{NotHeld, confirm, confirm_begun, hold};
 use crate::host::Site;
 use crate::join;
 use crate::query::Query;
-use crate::refusal::{Close, Refusal};
+use crate::refusal::{self, Close, Refusal};
 use crate::route::{self, Asked, Route};
 use crate::serve::Gateway;
 use crate::sessions::{Attached, Estate, Keeper, Last, Live, Starting};
@@ -81,6 +81,22 @@ pub enum Door {
 
 /// Everything before the 101: the answer to a request, and the session that follows where it is a 101.
 pub async fn admit<'a>(
+    gateway: &'a Arc<Gateway>,
+    door: Door,
+    client: IpAddr,
+    request: Request<Incoming>,
+) -> (Response<Full<Bytes>>, Option<Admitted<'a>>) {
+    if let Err(refusal) = may_try(gateway, client, &request) {
+        return (refusal.into_response(), None);
+    }
+    let (answer, admitted) = answer(gateway, door, client, request).await;
+    if refusal::tells_bad_key(&answer) {
+        gateway.crowd.note_bad_key(client);
+    }
+    (answer, admitted)
+}
+
+async fn answer<'a>(
     gateway: &'a Arc<Gateway>,
     door: Door,
     client: IpAddr,

@@ -440,6 +440,10 @@ impl Embedded {
         self.flusher.synced().await.map_err(StoreError::Unconfirmed)
     }
 
+    pub(super) fn remembers(&self, hash: &Digest) -> bool {
+        self.keys.contains_key(hash)
+    }
+
     pub(super) async fn principal(&self, hash: Digest) -> Result<Option<Principal>, StoreError> {
         let cached = self.keys.get(&hash).map(|principal| principal.clone());
         let (principal, account) = match cached {

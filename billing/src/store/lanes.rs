@@ -350,6 +350,10 @@ impl<L: Link> Lanes<L> {
         Ok(self.link.probe().await?)
     }
 
+    pub(super) fn remembers(&self, hash: &Digest) -> bool {
+        self.keys.contains_key(hash)
+    }
+
     pub(super) async fn principal(&self, hash: Digest) -> Result<Option<Principal>, StoreError> {
         let cached = self.keys.get(&hash).map(|principal| principal.clone());
         let (principal, account) = match cached {

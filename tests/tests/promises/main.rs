@@ -4,6 +4,7 @@
 mod clients;
 mod crash;
 mod discovery;
+mod crowd;
 mod doors;
 mod drain;
 mod endings;
