@@ -27,6 +27,7 @@ pub mod upgrade;
 pub mod splice;
 pub mod frame;
 pub mod limits;
+pub mod suspension;
 pub mod meter;
 pub mod settle;
 pub mod sessions;

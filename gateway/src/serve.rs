@@ -33,7 +33,7 @@ use crate::places::Places;
 use crate::sessions::Sessions;
 use crate::takeover::{self, Heirlooms, Inheritance, Offering, Part, Predecessor};
 use crate::token::Signer;
-use crate::{admin, limits, settle, tls};
+use crate::{admin, limits, settle, suspension, tls};
 
 /// How often this gateway notes that it lives: what it leaves behind is billed up to the last note.
 const HEARTBEAT: Duration = Duration::from_secs(5);
@@ -201,6 +201,7 @@ pub async fn serve(serve: Serve) -> Result<()> {
     let mut tasks = JoinSet::new();
     tasks.spawn(beat(Arc::clone(&gateway), metrics.clone()));
     tasks.spawn(limits::enforce(Arc::clone(&gateway)));
+    tasks.spawn(suspension::enforce(Arc::clone(&gateway)));
     let operator = admin::serve(TcpListener::from_std(admin)?, Arc::clone(&gateway), metrics);
     // Where another process answers at that door, it does so until this one serves.
     let operator = if inheritance.is_none() {

@@ -229,6 +229,23 @@ impl Gateway {
         serde_json::from_str(&printed).with_context(|| format!("{arguments:?}: {printed}"))
     }
 
+    /// The same for one that need not succeed: its exit code and what it printed, as it is without `--json`.
+    ///
+    /// # Errors
+    ///
+    /// It could not be run.
+    pub async fn run(&self, arguments: &[&str]) -> Result<(Option<i32>, String)> {
+        let output = tokio::process::Command::from(self.program()?).args(arguments).output().await?;
+        let printed = String::from_utf8(output.stdout)? + &String::from_utf8_lossy(&output.stderr);
+        Ok((output.status.code(), printed))
+    }
+
+    /// Where it keeps what it keeps, but for what is in a Redis.
+    #[must_use]
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
     fn program(&self) -> Result<Command> {
         configured(self.directory.path(), &self.settings)
     }

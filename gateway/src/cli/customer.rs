@@ -186,7 +186,7 @@ async fn suspend(
     let account = billing.suspend(id, suspended, Actor::Operator, store::now()).await?;
     let text = if suspended {
         format!(
-            "{id} starts no more sessions; {} still run. `ufbrowsers customer suspend {id} --lift` lifts it.",
+            "{id} starts no more sessions; the {} that run are ended within seconds. `ufbrowsers customer suspend {id} --lift` lifts it.",
             account.open
         )
     } else {

@@ -19,3 +19,4 @@ mod takeover;
 mod snippets;
 mod sockets;
 mod tokens;
+mod suspension;
