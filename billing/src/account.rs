@@ -61,6 +61,9 @@ pub struct Account {
     pub refunds: Refunds,
     /// When it was last told that a session of its was refused.
     pub refused_at: Option<Timestamp>,
+    /// When it was last told that it is used in an unusual way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unusual_at: Option<Timestamp>,
     /// Its API keys; of the revoked ones only the latest.
     pub keys: Vec<Key>,
     /// The last entry of its audit log.

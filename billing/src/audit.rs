@@ -2,26 +2,47 @@
 //!
 //! # The hash of an entry
 //!
-//! `hash = SHA-256(prev ‖ field 1 ‖ … ‖ field 18)`: `prev` is the 32 bytes of the previous entry's hash (zeros
+//! `hash = SHA-256(prev ‖ field 1 ‖ … ‖ field 20)`: `prev` is the 32 bytes of the previous entry's hash (zeros
 //! before the first), and each field is a netstring, that is, its length in bytes as decimal digits, a colon,
 //! its UTF-8 bytes, a comma. A number is written in decimal digits, with a minus sign in front where it is
 //! below zero; a field that is absent (`null` in JSON) is the empty netstring `0:,`. The fields, in order and
 //! under their names in JSON:
 //!
 //! the text `ufb-audit-1`, `seq`, `at`, `account`, `actor`, `kind`, `session`, `command`, `key`, `cause`,
-//! `amount`, `included`, `retry`, `overage`, `balance_after`, `included_after`, `retry_after`, `overage_after`.
+//! `amount`, `included`, `retry`, `overage`, `balance_after`, `included_after`, `retry_after`, `overage_after`,
+//! `minutes`, `ended`.
 //!
 //! In Python, with an entry as `json.loads` gives it:
 //!
 //! ```python
 //! NAMES = """seq at account actor kind session command key cause amount included retry overage
-//!            balance_after included_after retry_after overage_after""".split()
+//!            balance_after included_after retry_after overage_after minutes ended""".split()
 //!
 //! def entry_hash(entry):
 //!     fields = ["ufb-audit-1"] + ["" if entry[name] is None else str(entry[name]) for name in NAMES]
 //!     encoded = b"".join(b"%d:%s," % (len(f.encode()), f.encode()) for f in fields)
 //!     return hashlib.sha256(bytes.fromhex(entry["prev"]) + encoded).hexdigest()
 //! ```
+//!
+//! # What a log says
+//!
+//! Exported, a log is a text of JSON documents, an entry a line; those of several accounts may be mixed, each account's
+//! in order. Times are milliseconds since the epoch. Whoever replays it finds, for each account:
+//!
+//! - `seq` counts from 1 without a gap, `prev` is the `hash` of the entry before it (64 zeros before the first), and
+//!   `hash` is as above.
+//! - The account's balance, included sessions, retry credits and overage are the sums of `amount`, `included`, `retry`
+//!   and `overage`, and after each entry they are what its `…_after` say.
+//! - A session is open from `held` to `posted`, `lost_refund` or `voided` with the same `session`. An id that was voided
+//!   may be held again.
+//!
+//! A session that was posted or refunded counts in the calendar month, UTC, of `ended`, with
+//! - its `minutes`;
+//! - the included sessions that it took: less the sum of `included` over its entries since `held`;
+//! - what it was charged: the sum of `overage - amount` over the same entries;
+//! - the part of that which is billed afterwards: the sum of `overage` over its entries before the last, less what the
+//!   last one gave back of it, which is the lesser of that sum and of `amount - overage` of the last. (What goes back
+//!   comes off the overage first. Overage of a period that is closed was billed with it and comes back as balance.)
 
 use std::fmt;
 use std::str::FromStr;
@@ -239,6 +260,10 @@ pub struct Entry {
     pub retry_after: u32,
     /// Overage after it.
     pub overage_after: Micros,
+    /// The minutes of a session that has ended, as they were billed, included ones among them.
+    pub minutes: u32,
+    /// When the session ended, where it was posted or refunded.
+    pub ended: Option<Timestamp>,
     /// The hash of the entry before it, zeros for the first.
     pub prev: Digest,
     /// The hash of this entry, over the one before it and the canonical form that this module documents.
@@ -261,6 +286,9 @@ pub(crate) struct Subject {
     pub(crate) command: Option<CommandId>,
     pub(crate) key: Option<KeyId>,
     pub(crate) cause: Option<String>,
+    /// Minutes billed and the end, of a session that was posted.
+    pub(crate) minutes: u32,
+    pub(crate) ended: Option<Timestamp>,
 }
 
 impl Entry {
@@ -289,6 +317,8 @@ impl Entry {
             included_after: account.included,
             retry_after: account.retry,
             overage_after: account.overage,
+            minutes: about.minutes,
+            ended: about.ended,
             prev: account.head.hash,
             hash: Digest::default(),
         };
@@ -320,6 +350,8 @@ impl Entry {
         canonical.field(&self.included_after.to_string());
         canonical.field(&self.retry_after.to_string());
         canonical.field(&self.overage_after.get().to_string());
+        canonical.field(&self.minutes.to_string());
+        canonical.field(&self.ended.map(|at| at.as_millis().to_string()).unwrap_or_default());
         Digest(Sha256::digest(&canonical.0).into())
     }
 }
@@ -418,6 +450,11 @@ pub(crate) struct Replay {
 }
 
 impl Replay {
+    /// The number of the last entry that went in.
+    pub(crate) fn seq(&self) -> u64 {
+        self.head.seq
+    }
+
     /// Checks one entry against all before it.
     pub(crate) fn entry(&mut self, account: &AccountId, entry: &Entry) -> Result<(), Fault> {
         let expected = self.head.seq + 1;

@@ -16,11 +16,12 @@ use crate::ledger::{
 };
 use crate::money::Micros;
 use crate::plan::{Catalogue, Plan, Terms};
+use crate::reconcile::{Reconciled, Tally};
 use crate::request::NewSession;
 use crate::session::{End, Session, SessionCursor, State};
-use crate::store::{Committed, Deferred, Durability, Noted, Store, StoreError, StoreUrl};
-use crate::time::Timestamp;
-use crate::usage::{self, PeriodUsage, Span};
+use crate::store::{Committed, Deferred, Durability, LIST_MAX, Noted, Store, StoreError, StoreUrl};
+use crate::time::{Period, Timestamp};
+use crate::usage::{self, PeriodUsage, Span, Usage};
 
 #[cfg(test)]
 mod tests;
@@ -308,7 +309,7 @@ impl Billing {
         self.account(id).await?.ok_or(Error::NoAccount)
     }
 
-    /// Stops the account from starting sessions, or lets it again. Running ones go on. Waits for the disk.
+    /// Stops the account from starting sessions, or lets it again. What runs is for its gateway to end. Waits for the disk.
     ///
     /// # Errors
     /// [`Error::NoAccount`], or the store's.
@@ -484,8 +485,7 @@ impl Billing {
         }
     }
 
-    /// Publishes that a session was refused, which a customer who asks again and again cannot do too often. Whether
-    /// it is time to is seen in the cache first, since most who are refused ask again.
+    /// Publishes that a session was refused, which a customer who asks again and again cannot do too often.
     async fn tell_refused(
         &self,
         account: &AccountId,
@@ -493,16 +493,41 @@ impl Billing {
         refusal: &Refusal,
         now: Timestamp,
     ) -> Result<(), StoreError> {
-        let Some(known) = self.store().load(account).await? else { return Ok(()) };
+        self.tell(account, now, |account, given| ledger::tell_refused(account, session, refusal, given))
+            .await
+            .map(|_| ())
+    }
+
+    /// Publishes that a key is used in an unusual way, which `cause` says in a few words from a closed set: at most once a
+    /// minute for each account. Whether it was now.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn tell_unusual(
+        &self,
+        who: &Principal,
+        cause: &'static str,
+        now: Timestamp,
+    ) -> Result<bool, StoreError> {
+        self.tell(&who.account, now, |account, given| ledger::tell_unusual(account, &who.key, cause, given))
+            .await
+    }
+
+    /// Publishes what is told every so often. Whether it is time to is seen in the cache first, since mostly it is not.
+    async fn tell(
+        &self,
+        account: &AccountId,
+        now: Timestamp,
+        decide: impl Fn(&Account, Context<'_>) -> Answer,
+    ) -> Result<bool, StoreError> {
+        let Some(known) = self.store().load(account).await? else { return Ok(false) };
         let given = Context { plan: self.plan(&known)?, now };
-        if matches!(ledger::tell_refused(&known, session, refusal, given), Answer::Exists) {
-            return Ok(());
+        if matches!(decide(&known, given), Answer::Exists) {
+            return Ok(false);
         }
         let order = Order { account, sessions: &[], durability: Durability::Process, now };
-        let told = self.apply::<StoreError>(order, |account, _, given| {
-            Ok(ledger::tell_refused(account, session, refusal, given))
-        });
-        told.await.map(|_| ())
+        let told = self.apply::<StoreError>(order, |account, _, given| Ok(decide(account, given)));
+        Ok(matches!(told.await?, Some(Applied::Changed(_))))
     }
 
     /// Holds a session in the place of one that was voided.
@@ -832,6 +857,40 @@ impl Billing {
     /// [`Error::Fault`] with the first thing that is wrong, [`Error::NoAccount`], or the store's.
     pub async fn verify(&self, account: &AccountId) -> Result<Verified, Error> {
         Ok(self.store().verify(account).await?.ok_or(Error::NoAccount)??)
+    }
+
+    /// Reckons what an account's sessions came to in a month from its audit log alone, and holds that against its figures
+    /// and its usage. Gateways may be at work meanwhile.
+    ///
+    /// # Errors
+    /// [`Error::NoAccount`], or the store's. A difference is none: it is in the answer.
+    pub async fn reconcile(&self, account: &AccountId, month: Period) -> Result<Reconciled, Error> {
+        let mut tally = Tally::of(month);
+        let mut rounds = CONFLICTS_MAX;
+        loop {
+            self.read_on(account, &mut tally).await?;
+            let used = self.usage(account, Span::Month, 1, month.start).await?;
+            let totals = used.into_iter().fold(Usage::default(), |sum, used| sum.plus(used.usage));
+            let now = self.account(account).await?.ok_or(Error::NoAccount)?;
+            // The totals change with the log only: as long as that has no more, all three are of one moment.
+            let is_still = tally.read_to().is_none_or(|seq| seq >= now.head.seq);
+            rounds -= 1;
+            if is_still || rounds == 0 {
+                return Ok(tally.compare(&now, totals));
+            }
+        }
+    }
+
+    /// Reads the entries of a log that are not in the tally yet.
+    async fn read_on(&self, account: &AccountId, tally: &mut Tally) -> Result<(), StoreError> {
+        while let Some(seq) = tally.read_to() {
+            let page = self.audit(account, seq, LIST_MAX).await?;
+            if page.is_empty() {
+                return Ok(());
+            }
+            page.iter().for_each(|entry| tally.entry(account, entry));
+        }
+        Ok(())
     }
 
     fn store(&self) -> &Store {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::id::{AccountId, SessionId};
+use crate::id::{AccountId, KeyId, SessionId};
 use crate::money::Micros;
 use crate::time::Timestamp;
 
@@ -36,6 +36,9 @@ pub enum EventKind {
     /// A session was refused. Told once a minute for each account at most, so that it cannot be flooded.
     #[serde(rename = "session:refused")]
     SessionRefused,
+    /// A key is used in an unusual way, which is held back. Told once a minute for each account at most.
+    #[serde(rename = "customer:unusual-use")]
+    UnusualUse,
 }
 
 impl EventKind {
@@ -48,6 +51,7 @@ impl EventKind {
             EventKind::SessionCompleted => "session:completed",
             EventKind::SessionLost => "session:lost",
             EventKind::SessionRefused => "session:refused",
+            EventKind::UnusualUse => "customer:unusual-use",
         }
     }
 }
@@ -74,6 +78,9 @@ pub struct Event {
     /// The session that it is about.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub session: Option<SessionId>,
+    /// The key that it is about.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key: Option<KeyId>,
     /// Why, in a few words from a closed set.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cause: Option<String>,
@@ -89,6 +96,7 @@ pub struct Event {
 #[derive(Debug, Default)]
 pub(crate) struct Told<'a> {
     pub(crate) session: Option<&'a SessionId>,
+    pub(crate) key: Option<&'a KeyId>,
     pub(crate) cause: Option<&'a str>,
     pub(crate) duration: Option<Duration>,
     pub(crate) cost: Option<Micros>,
@@ -110,6 +118,7 @@ impl Event {
             customer: customer.clone(),
             plan: plan.to_owned(),
             session: told.session.cloned(),
+            key: told.key.cloned(),
             cause: told.cause.map(str::to_owned),
             duration: told.duration.map(|lasted| u64::try_from(lasted.as_millis()).unwrap_or(u64::MAX)),
             cost: told.cost,
@@ -141,6 +150,7 @@ mod tests {
             cause: Some("client closed"),
             duration: Some(Duration::from_secs(720)),
             cost: Some(Micros::new(24_000)),
+            ..Told::default()
         };
         let at = Timestamp::from_millis(1_800_007_200_000);
         let event = Event::new((&customer, "starter", 17), 0, (EventKind::SessionCompleted, at), &told);
@@ -159,9 +169,15 @@ mod tests {
     #[test]
     fn names_in_json_are_those_of_the_kind() {
         use EventKind::*;
-        for kind in
-            [CustomerActivated, BillingRenewed, SessionStarted, SessionCompleted, SessionLost, SessionRefused]
-        {
+        for kind in [
+            CustomerActivated,
+            BillingRenewed,
+            SessionStarted,
+            SessionCompleted,
+            SessionLost,
+            SessionRefused,
+            UnusualUse,
+        ] {
             assert_eq!(serde_json::to_value(kind).unwrap(), kind.as_str());
         }
     }

@@ -37,6 +37,9 @@ pub const KEYS_MAX: usize = 32;
 /// fill the stream of events.
 const REFUSED_EVERY: Duration = Duration::from_secs(60);
 
+/// The same of unusual use.
+const UNUSUAL_EVERY: Duration = Duration::from_secs(60);
+
 /// Why a session was ended by somebody other than its gateway.
 const GATEWAY_LOST: &str = "gateway lost";
 
@@ -242,6 +245,7 @@ fn blank(id: AccountId, email: String, prepaid: bool, given: Context<'_>) -> Acc
         open: 0,
         refunds: Refunds::default(),
         refused_at: None,
+        unusual_at: None,
         keys: Vec::new(),
         head: Head::default(),
     }
@@ -393,6 +397,17 @@ pub(crate) fn tell_refused(
     draft.finish(SessionChange::None)
 }
 
+/// Tells that a key is used in an unusual way, in the words of `cause`, unless that was told of the account a short while ago.
+pub(crate) fn tell_unusual(account: &Account, key: &KeyId, cause: &str, given: Context<'_>) -> Answer {
+    if account.unusual_at.is_some_and(|told| given.now.since(told) < UNUSUAL_EVERY) {
+        return Answer::Exists;
+    }
+    let mut draft = Draft::of(account, given);
+    draft.account.unusual_at = Some(given.now);
+    draft.tell(EventKind::UnusualUse, &Told { key: Some(key), cause: Some(cause), ..Told::default() });
+    draft.finish(SessionChange::None)
+}
+
 /// Lets the minutes of a held session count, from `at` on. No money moves, so the log has no entry of it.
 pub(crate) fn begin(
     account: &Account,
@@ -461,11 +476,14 @@ fn post_by(
         draft.account.refunds = Refunds { count: refunds.count + 1, ..refunds };
     }
     let kind = if refunded { EntryKind::LostRefund } else { EntryKind::Posted };
-    draft.record(kind, actor, about(&session.id, &session.key, Some(cause)));
+    let about = about(&session.id, &session.key, Some(cause));
+    draft.record(kind, actor, Subject { minutes, ended: Some(ended_at), ..about });
     let ended = if lost { EventKind::SessionLost } else { EventKind::SessionCompleted };
     let duration = Some(ended_at.since(begun_at));
-    draft
-        .tell(ended, &Told { session: Some(&session.id), cause: Some(cause), duration, cost: Some(charged) });
+    draft.tell(
+        ended,
+        &Told { session: Some(&session.id), cause: Some(cause), duration, cost: Some(charged), key: None },
+    );
     let posted = Session {
         state: State::Posted,
         minutes,
@@ -732,7 +750,7 @@ impl Funding {
 
 fn about(session: &SessionId, key: &KeyId, cause: Option<&str>) -> Subject {
     let (session, key) = (Some(session.clone()), Some(key.clone()));
-    Subject { session, key, cause: cause.map(str::to_owned), command: None }
+    Subject { session, key, cause: cause.map(str::to_owned), ..Subject::default() }
 }
 
 fn check_text(field: &'static str, text: &str, limit: usize) -> Result<(), Refused> {

@@ -94,6 +94,18 @@ impl Period {
         Period { start: month.on(1, 0), end: month.plus(1).on(1, 0) }
     }
 
+    /// The calendar month, UTC, that is written `YYYY-MM`; from 1970 to 9999.
+    pub fn named_month(name: &str) -> Option<Period> {
+        let (year, month) =
+            name.split_once('-').filter(|(year, month)| (year.len(), month.len()) == (4, 2))?;
+        if !year.bytes().chain(month.bytes()).all(|digit| digit.is_ascii_digit()) {
+            return None;
+        }
+        let (year, month) = (year.parse::<u64>().ok()?, month.parse::<u64>().ok()?);
+        let is_one = (1970..=9999).contains(&year) && (1..=12).contains(&month);
+        is_one.then(|| Period::calendar_month(Month(year * 12 + month - 1).on(1, 0)))
+    }
+
     /// The month between two anniversaries of `anchor` that `at` is in; the first month when `at` is earlier.
     ///
     /// Each anniversary is counted from the anchor itself, so that a subscription of January 31 renews on
@@ -211,6 +223,16 @@ mod tests {
         let period = Period::calendar_month(at("2028-02-29T13"));
         assert_eq!(period.start.to_string(), "2028-02-01T00:00:00.000Z");
         assert_eq!(period.end.to_string(), "2028-03-01T00:00:00.000Z");
+    }
+
+    #[test]
+    fn months_have_names() {
+        assert_eq!(Period::named_month("2028-02"), Some(Period::calendar_month(at("2028-02-29T13"))));
+        assert_eq!(Period::named_month("1970-01").map(|month| month.start.as_millis()), Some(0));
+        for name in ["", "2028", "2028-2", "2028-00", "2028-13", "28-02", "1969-12", "2028-+2", "2028-02-01"]
+        {
+            assert_eq!(Period::named_month(name), None, "{name:?}");
+        }
     }
 
     #[test]

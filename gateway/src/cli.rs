@@ -1,4 +1,4 @@
-//! The command line: `serve`, `check`, and the operator's work on customers, keys and the audit log.
+//! The command line: `serve`, `check`, and the operator's work on customers, keys, usage and the audit log.
 //!
 //! Everything but `serve` works on the store directly, whether a server runs or not. Results go to stdout, with `--json`
 //! as one document; errors go to stderr with what to do next. Exit codes: 0 done, 64 the command or a setting is wrong,
@@ -7,9 +7,12 @@
 mod audit;
 mod check;
 mod customer;
+mod events;
 mod key;
 mod output;
+mod reconcile;
 mod store;
+mod usage;
 
 #[cfg(test)]
 mod tests;
@@ -77,7 +80,16 @@ pub fn parse(
         Verb::Check { format } => (Action::Check, format.json),
         Verb::Customer { action, format } => (Action::Customer(action), format.json),
         Verb::Key { action, format } => (Action::Key(action), format.json),
-        Verb::Audit { customer, after, format } => (Action::Audit { customer, after }, format.json),
+        Verb::Usage { customer, by, last, format } => (Action::Usage { customer, by, last }, format.json),
+        Verb::Audit { customer, after, export, format } => {
+            let action = match export {
+                Some(file) => Action::Export { customer, file },
+                None => Action::Audit { customer: customer.expect("clap wants one or --export"), after },
+            };
+            (action, format.json)
+        }
+        Verb::Events { customer, format } => (Action::Events { customer }, format.json),
+        Verb::Reconcile { month, csv, json } => (Action::Reconcile { month, csv }, json),
     };
     Ok(Invocation::Command(Command { action, json, config }))
 }
@@ -102,6 +114,18 @@ impl Command {
             (Action::Audit { customer, after }, Ok(config)) => {
                 audit::run(&customer, after, &config, output).await
             }
+            (Action::Export { customer, file }, Ok(config)) => {
+                audit::export(customer.as_ref(), &file, &config, output).await
+            }
+            (Action::Usage { customer, by, last }, Ok(config)) => {
+                usage::run(&customer, by, last, &config, output).await
+            }
+            (Action::Events { customer }, Ok(config)) => {
+                events::run(customer.as_ref(), &config, output).await
+            }
+            (Action::Reconcile { month, csv }, Ok(config)) => {
+                reconcile::run(month, csv, &config, output).await
+            }
         }
     }
 }
@@ -112,6 +136,10 @@ enum Action {
     Customer(CustomerAction),
     Key(KeyAction),
     Audit { customer: AccountId, after: u64 },
+    Export { customer: Option<AccountId>, file: PathBuf },
+    Usage { customer: AccountId, by: usage::By, last: u32 },
+    Events { customer: Option<AccountId> },
+    Reconcile { month: reconcile::Month, csv: bool },
 }
 
 /// Browsers that are already running, behind one wss:// URL, billed exactly.
@@ -158,14 +186,48 @@ enum Verb {
         #[command(subcommand)]
         action: KeyAction,
     },
+    /// What a customer's sessions came to. Each counts where it ended.
+    Usage {
+        customer: AccountId,
+        /// How the figures are told apart. Hours and days are kept for 62 days, months for ever.
+        #[arg(long, value_enum, default_value_t = usage::By::Month)]
+        by: usage::By,
+        /// How many periods, up to and with the one that is now.
+        #[arg(long, value_name = "N", default_value_t = 13, value_parser = clap::value_parser!(u32).range(1..))]
+        last: u32,
+        #[command(flatten)]
+        format: Format,
+    },
     /// A customer's audit log, and whether it is intact.
     Audit {
-        customer: AccountId,
+        #[arg(required_unless_present = "export")]
+        customer: Option<AccountId>,
         /// Only the entries after this one.
         #[arg(long, value_name = "SEQ", default_value_t = 0)]
         after: u64,
+        /// Write the customer's log, or those of all, into a new file, an entry a line.
+        #[arg(long, value_name = "FILE", conflicts_with = "after")]
+        export: Option<PathBuf>,
         #[command(flatten)]
         format: Format,
+    },
+    /// What was told of all customers, or of one.
+    Events {
+        customer: Option<AccountId>,
+        #[command(flatten)]
+        format: Format,
+    },
+    /// Every customer's month by the audit log alone, and where the running totals differ.
+    Reconcile {
+        /// A calendar month, UTC.
+        #[arg(long, value_name = "YYYY-MM")]
+        month: reconcile::Month,
+        /// Print lines of comma-separated values.
+        #[arg(long, conflicts_with = "json")]
+        csv: bool,
+        /// Print one JSON document.
+        #[arg(long)]
+        json: bool,
     },
 }
 
@@ -206,7 +268,7 @@ enum CustomerAction {
         #[arg(long, value_name = "ID")]
         command_id: Option<CommandId>,
     },
-    /// Refuse the customer's new sessions; running ones go on.
+    /// Refuse the customer's new sessions and end those that run.
     Suspend {
         id: AccountId,
         /// Let it start sessions again.

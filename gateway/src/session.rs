@@ -169,11 +169,24 @@ pub async fn start(
     new: NewSession,
     site: &Site<'_>,
 ) -> Result<Started, NotHeld> {
-    gateway.crowd.may_start(&who.key)?;
+    if let Err(refusal) = gateway.crowd.may_start(&who.key) {
+        Box::pin(tell_unusual(gateway, who)).await;
+        return Err(refusal.into());
+    }
     let place = gateway.places.enter()?;
     let held = hold(gateway, who, new, site).await?;
     let (lease, held) = claim(gateway, held, site).await?;
     Ok(Started { held, estate: Estate { lease, place } })
+}
+
+/// A key that starts more sessions than it may is refused, counted, and told of, so that somebody looks at it.
+async fn tell_unusual(gateway: &Gateway, who: &Principal) {
+    metrics::counter!("ufb_gateway_unusual_starts_total").increment(1);
+    match gateway.billing.tell_unusual(who, "starts of one key", gateway.clock.now()).await {
+        Ok(true) => warn!(account = %who.account, key = %who.key, "a key starts more sessions than it may"),
+        Ok(false) => {}
+        Err(error) => warn!(%error, account = %who.account, "unusual use could not be told of"),
+    }
 }
 
 /// A session without a socket, which begins now. It ends like any other where nobody attaches to it within

@@ -5,14 +5,14 @@ fn entry() -> Entry {
         "seq": 2, "at": 1_800_007_200_000_u64, "account": "acme", "actor": "gateway:gw-1",
         "kind": "lost_refund", "session": "s", "command": null, "key": "k", "cause": "ausgefallen – crashed",
         "amount": 10_000, "included": 0, "retry": 1, "overage": -2_000, "balance_after": 10_000,
-        "included_after": 3, "retry_after": 1, "overage_after": 0,
+        "included_after": 3, "retry_after": 1, "overage_after": 0, "minutes": 6, "ended": 1_800_007_199_000_u64,
         "prev": "0a".repeat(32), "hash": "00".repeat(32),
     }))
     .unwrap()
 }
 
 /// What the Python of the module's text prints for this entry.
-const EXPECTED: &str = "52f9c2a2fd824a1d254238d752eaa7d0c4a5f04168b51a95a9ff5d6207a829cd";
+const EXPECTED: &str = "4655cea146a73ad36d0c94f6b3a131f33db5e909c607bcc4fe03c308dc503b86";
 
 #[test]
 fn the_hash_is_the_documented_one() {
@@ -21,7 +21,7 @@ fn the_hash_is_the_documented_one() {
 
 #[test]
 fn every_field_counts_for_the_hash() {
-    let changes: [fn(&mut Entry); 18] = [
+    let changes: [fn(&mut Entry); 20] = [
         |entry| entry.prev = Digest::default(),
         |entry| entry.seq = 3,
         |entry| entry.at = Timestamp::from_millis(0),
@@ -40,6 +40,8 @@ fn every_field_counts_for_the_hash() {
         |entry| entry.included_after = 4,
         |entry| entry.retry_after = 2,
         |entry| entry.overage_after = Micros::new(1),
+        |entry| entry.minutes = 5,
+        |entry| entry.ended = None,
     ];
     for (number, change) in changes.into_iter().enumerate() {
         let mut changed = entry();

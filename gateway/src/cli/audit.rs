@@ -1,6 +1,8 @@
-//! `audit`: a customer's log, page by page, and whether it replays to the account.
+//! `audit`: a customer's log, page by page, and whether it replays to the account; all logs, or one, into a file.
 
-use std::io::Write;
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::path::Path;
 
 use billing::{AccountId, Billing, Entry, Error, Fault, Micros, Verified};
 use serde_json::{Value, json};
@@ -38,6 +40,52 @@ pub(super) async fn run(
         output.write(format_args!("\n{}\n", words(&verified)))?;
     }
     verified.map(|_| ()).map_err(|_| Failure::Printed(1))
+}
+
+/// Writes the logs of all customers, or of one, into a new file: an entry a line. What replays it needs nothing else; the text
+/// of `billing/src/audit.rs` says how.
+pub(super) async fn export(
+    customer: Option<&AccountId>,
+    file: &Path,
+    config: &Config,
+    output: &mut Output<impl Write>,
+) -> Result<(), Failure> {
+    let billing = store::open(config)?;
+    let customers = match customer {
+        Some(customer) => vec![store::account(&billing, customer).await?.id],
+        None => billing.accounts().await?.into_iter().map(|account| account.id).collect(),
+    };
+    let failed = |error| Failure::Failed(format!("cannot write {}: {error}", file.display()));
+    let mut lines = BufWriter::new(File::create_new(file).map_err(failed)?);
+    let mut count = 0_u64;
+    for customer in &customers {
+        count += export_one(&billing, customer, &mut lines).await?.map_err(failed)?;
+    }
+    lines.into_inner().map_err(|error| failed(error.into_error()))?.sync_all().map_err(failed)?;
+    let document =
+        json!({ "file": file.display().to_string(), "customers": customers.len(), "entries": count });
+    let text = format!("{count} entries of {} customers are in {}.", customers.len(), file.display());
+    Ok(output.print(&document, text)?)
+}
+
+/// The number of its entries. The outer error is the store's, the inner one the file's.
+async fn export_one(
+    billing: &Billing,
+    customer: &AccountId,
+    lines: &mut impl Write,
+) -> Result<std::io::Result<u64>, Failure> {
+    let (mut after, mut count) = (0, 0);
+    loop {
+        let page = billing.audit(customer, after, PAGE).await?;
+        let Some(last) = page.last() else { return Ok(Ok(count)) };
+        after = last.seq;
+        for entry in &page {
+            if let Err(error) = writeln!(lines, "{}", json!(entry)) {
+                return Ok(Err(error));
+            }
+            count += 1;
+        }
+    }
 }
 
 async fn entries(

@@ -3,12 +3,16 @@
 //! them. Two processes share each store, and take the commands as they come.
 
 use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::Command;
 
 use proptest::prelude::*;
+use proptest::strategy::ValueTree as _;
 use proptest::test_runner::TestRunner;
 
 use super::*;
 use crate::money::Micros;
+use crate::reconcile::Reckoning;
 use crate::store::LIST_MAX;
 use crate::time::Period;
 use crate::usage::Usage;
@@ -431,6 +435,14 @@ impl Model {
         [self.balance, self.included, self.retry, self.overage, i64::try_from(self.open()).unwrap()]
     }
 
+    /// The months in which there was any use.
+    fn months(&self) -> Vec<Period> {
+        let mut months: Vec<_> =
+            self.used.iter().map(|used| Period::calendar_month(Timestamp::from_millis(used.at))).collect();
+        months.dedup();
+        months
+    }
+
     fn usage(&self, period: Period) -> [i64; 7] {
         let within = self
             .used
@@ -745,7 +757,22 @@ async fn compare(server: &Server, (plan, prepaid): Terms, steps: &[(usize, Step)
             }
         }
         store.handles[0].verify(&store.who.account).await.unwrap();
+        for month in model.months() {
+            let reconciled = store.handles[1].reconcile(&store.who.account, month).await.unwrap();
+            assert_eq!(reconciled.differences, [], "{name}: {month:?}");
+            let [sessions, _, included, _, minutes, cost, overage] = model.usage(month);
+            assert_eq!(
+                figures_of(reconciled.log),
+                [sessions, minutes, included, overage, cost],
+                "{name}: {month:?}"
+            );
+        }
     }
+}
+
+fn figures_of(reckoning: Reckoning) -> [i64; 5] {
+    let Reckoning { sessions, minutes, included, overage, charged } = reckoning;
+    [sessions, minutes, included, overage.get(), charged.get()].map(|figure| i64::try_from(figure).unwrap())
 }
 
 /// Prints the shortest history that fails, and how to run it again.
@@ -762,6 +789,88 @@ fn agree(terms: Terms) {
     if let Err(failure) = ran {
         panic!("{failure}");
     }
+}
+
+/// Long histories of several accounts on each store, their logs in one file, and what `tests/replay.py` finds in it.
+#[test]
+fn a_separate_program_replays_the_logs() {
+    const ACCOUNTS: usize = 6;
+    let (server, folder) = (Server::start(), tempfile::tempdir().unwrap());
+    // One process puts commits off on a file, so each history has its own.
+    let url = |number: usize| match number % 2 {
+        0 => StoreUrl::Sqlite(folder.path().join(format!("{number}.db"))),
+        _ => server.url(),
+    };
+    let file = folder.path().join("logs.jsonl");
+    let runtime = runtime();
+    let mut runner = TestRunner::deterministic();
+    let steps = prop::collection::vec((0..2_usize, step()), 200..300);
+    let (mut stores, mut lines) = (Vec::new(), String::new());
+    for number in 0..ACCOUNTS {
+        let steps = steps.new_tree(&mut runner).unwrap().current();
+        let terms = [("starter", None), ("professional", None), ("professional", Some(900_000))][number / 2];
+        let store = runtime.block_on(async {
+            let mut store = Real::open(&url(number), terms.0, terms.1).await;
+            for (process, step) in &steps {
+                let _ = store.run(*process, step).await;
+            }
+            store
+        });
+        stores.push(store);
+    }
+    // Those that came later have settled what the earlier ones of the same server had left open.
+    for store in &stores {
+        lines += &runtime.block_on(store.log());
+    }
+    fs::write(&file, &lines).unwrap();
+    let found = replay(&file).unwrap();
+    for store in &stores {
+        let found = &found[store.who.account.as_str()];
+        let names = ["balance", "included", "retry", "overage", "open"];
+        let figures = names.map(|name| found[name].as_i64().unwrap());
+        assert_eq!(figures, runtime.block_on(store.figures()));
+        runtime.block_on(same_months(store, found));
+    }
+
+    let tampered = lines.replacen("\"amount\":-", "\"amount\":-1", 1);
+    assert_ne!(tampered, lines, "somebody paid from a balance");
+    fs::write(&file, tampered).unwrap();
+    assert!(replay(&file).unwrap_err().contains("does not match its hash"));
+}
+
+impl Real {
+    /// The whole log, an entry a line.
+    async fn log(&self) -> String {
+        let (billing, mut lines, mut after) = (&self.handles[0], String::new(), 0);
+        loop {
+            let page = billing.audit(&self.who.account, after, LIST_MAX).await.unwrap();
+            let Some(last) = page.last() else { return lines };
+            after = last.seq;
+            for entry in &page {
+                lines += &(serde_json::to_string(entry).unwrap() + "\n");
+            }
+        }
+    }
+}
+
+/// What the separate program says of each month is what the usage does.
+async fn same_months(store: &Real, found: &serde_json::Value) {
+    for (month, [sessions, _, included, _, minutes, cost, overage]) in store.usage(Span::Month).await {
+        let of_month = &found["months"][&month.start.to_string()[..7]];
+        let names = ["sessions", "minutes", "included", "overage", "charged"];
+        let figures = names.map(|name| of_month[name].as_i64().unwrap_or_default());
+        assert_eq!(figures, [sessions, minutes, included, overage, cost], "{month:?}");
+    }
+}
+
+/// What `tests/replay.py` prints, or what it complains of.
+fn replay(file: &Path) -> Result<serde_json::Value, String> {
+    let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/replay.py");
+    let ran = Command::new("python3").arg(program).arg(file).output().unwrap();
+    if !ran.status.success() {
+        return Err(String::from_utf8(ran.stderr).unwrap());
+    }
+    Ok(serde_json::from_slice(&ran.stdout).unwrap())
 }
 
 #[test]
