@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -215,14 +216,29 @@ async fn serve_tls(gateway: Arc<Gateway>, tls: TlsAcceptor, stream: TcpStream, v
     }
 }
 
-/// Answers requests until one is answered with a 101; then the connection is the session's.
-///
-/// hyper's own way to upgrade hands the connection to another task through a channel and a box; taking it back from the
-/// finished HTTP connection stays in this task.
+/// Answers requests until one is answered with a 101; then the connection is the session's. What HTTP needed is gone by
+/// then: most of a connection's life is its session.
 async fn serve_http<C: Client + 'static>(gateway: &Arc<Gateway>, door: Door, stream: C, visit: Visit) {
     let Visit { client, arrival, permit: _permit } = visit;
+    let until_admitted = Box::pin(answer_requests(gateway, door, stream, client));
+    let Some((admitted, stream, early)) = until_admitted.await else { return };
+    drop(arrival);
+    match session::open(gateway, admitted) {
+        Ok(socket) => Box::pin(session::serve(gateway, socket, stream, early)).await,
+        Err(started) => Box::pin(session::void(gateway, started, "no browser")).await,
+    }
+}
+
+/// hyper's own way to upgrade hands the connection to another task through a channel and a box; taking it back from the
+/// finished HTTP connection stays in this task. With it comes what the client sent right behind its request.
+async fn answer_requests<'a, C: Client + 'static>(
+    gateway: &'a Arc<Gateway>,
+    door: Door,
+    stream: C,
+    client: IpAddr,
+) -> Option<(Admitted<'a>, C, Bytes)> {
     let mut draining = gateway.draining();
-    let slot: Mutex<Option<Admitted<'_>>> = Mutex::new(None);
+    let slot: Mutex<Option<Admitted<'a>>> = Mutex::new(None);
     let service = service_fn(|request| {
         Box::pin(async {
             let (response, admitted) = session::admit(gateway, door, client, request).await;
@@ -241,19 +257,23 @@ async fn serve_http<C: Client + 'static>(gateway: &Arc<Gateway>, door: Door, str
     let parts = connection.into_parts();
     let admitted = slot.lock().unwrap_or_else(PoisonError::into_inner).take();
     match (served, admitted) {
-        (Ok(()), Some(admitted)) => {
-            drop(arrival);
-            let early = parts.read_buf;
-            // Boxed, so that a connection's task is small until it is a session's.
-            Box::pin(session::run(gateway, admitted, parts.io.into_inner(), early)).await;
-        }
+        (Ok(()), Some(admitted)) => Some((admitted, parts.io.into_inner(), owned(&parts.read_buf))),
         (Err(error), Some(admitted)) => {
             debug!(%error, "a client left before its 101");
-            Box::pin(session::give_up(gateway, admitted)).await;
+            session::give_up(gateway, admitted).await;
+            None
         }
-        (Err(error), None) => debug!(%error, "an HTTP connection failed"),
-        (Ok(()), None) => {}
+        (Err(error), None) => {
+            debug!(%error, "an HTTP connection failed");
+            None
+        }
+        (Ok(()), None) => None,
     }
+}
+
+/// hyper's buffer lives as long as a slice of it, even an empty one.
+fn owned(early: &[u8]) -> Bytes {
+    if early.is_empty() { Bytes::new() } else { Bytes::copy_from_slice(early) }
 }
 
 /// HTTP/1.1 as both doors speak it.

@@ -247,24 +247,38 @@ pub(crate) async fn open_first_page(
     answer.await.unwrap_or(Err(Refusal::Draining))
 }
 
-/// Everything after the 101. `early` is what the client sent right behind its request.
-pub async fn run<C: Client>(gateway: &Arc<Gateway>, admitted: Admitted<'_>, client: C, early: Bytes) {
-    let (attached, upstream, place) = match admitted {
-        Admitted::Joined { attached, socket, target, place } => (attached, (socket, target), place),
+/// Both ends of a connection whose 101 is sent, and the session that it belongs to.
+#[derive(Debug)]
+pub struct Socket<'a> {
+    attached: Attached<'a>,
+    browser: TcpStream,
+    target: Target,
+    /// Its own, unless it uses the session's.
+    place: Option<OwnedSemaphorePermit>,
+}
+
+/// The 101 is sent: the session begins, unless it has. Not async, so that what it moves takes no room in a session's task.
+///
+/// # Errors
+///
+/// The browser's socket cannot be used; [`void`] has to follow.
+pub fn open<'a>(gateway: &'a Arc<Gateway>, admitted: Admitted<'a>) -> Result<Socket<'a>, Started> {
+    match admitted {
+        Admitted::Joined { attached, socket, target, place } => {
+            Ok(Socket { attached, browser: socket, target, place })
+        }
         Admitted::First { mut started, client, starting, page } => {
-            let Some(upstream) = first_socket(&mut started, page) else {
+            let Some((browser, target)) = first_socket(&mut started, page) else {
                 warn!(session = %started.held.session.id, "the browser's socket cannot be used");
-                return Box::pin(void(gateway, started, "no browser")).await;
+                return Err(started);
             };
             let live = begin(gateway, started);
             let attached = gateway.sessions.begin(Arc::clone(&live), client);
             drop(starting);
             tokio::spawn(follow_up(Arc::clone(gateway), live));
-            (attached, upstream, None)
+            Ok(Socket { attached, browser, target, place: None })
         }
-    };
-    serve_socket(gateway, attached, client, early, upstream).await;
-    drop(place);
+    }
 }
 
 fn first_socket(started: &mut Started, page: Option<TcpStream>) -> Option<(TcpStream, Target)> {
@@ -282,15 +296,11 @@ fn begin(gateway: &Gateway, started: Started) -> Arc<Live> {
 }
 
 /// One socket of a session, from its 101 to its end; the last one ends the session.
-async fn serve_socket<C: Client>(
-    gateway: &Arc<Gateway>,
-    attached: Attached<'_>,
-    mut client: C,
-    early: Bytes,
-    (browser, target): (TcpStream, Target),
-) {
+/// `early` is what the client sent right behind its request.
+pub async fn serve<C: Client>(gateway: &Gateway, socket: Socket<'_>, mut client: C, early: Bytes) {
+    let Socket { attached, browser, target, place: own_place } = socket;
     let ended = splice(&mut client, browser, early, attached.live(), attached.line()).await;
-    let judgement = judge(ended.cause, target, attached.live()).await;
+    let judgement = Box::pin(judge(ended.cause, target, attached.live())).await;
     if let Judgement::All(reason) = judgement {
         attached.live().end_as(reason);
     }
@@ -305,7 +315,7 @@ async fn serve_socket<C: Client>(
         (Standing::MidFrame | Standing::Gone, _) => cut(&client),
     }
     // Last, so that a drain waits for the goodbye as well.
-    drop(place);
+    drop((place, own_place));
 }
 
 /// Holds a session that has no socket yet, and settles it where it never gets one.
@@ -373,7 +383,7 @@ pub(crate) async fn leave(gateway: &Gateway, attached: Attached<'_>) {
 }
 
 /// Gives back what a session took that never began.
-async fn void(gateway: &Gateway, started: Started, cause: &'static str) {
+pub async fn void(gateway: &Gateway, started: Started, cause: &'static str) {
     let Started { held, estate: Estate { lease, place } } = started;
     lease.release();
     settle::void(gateway, &held, cause).await;
