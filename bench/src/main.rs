@@ -11,6 +11,8 @@ mod throughput;
 mod hold;
 mod storm;
 mod script;
+mod claim;
+mod admit;
 mod instructions;
 mod create;
 mod compare;
@@ -55,6 +57,8 @@ enum Command {
     Hold(hold::Args),
     Storm(storm::Args),
     Script(script::Args),
+    Claim(claim::Args),
+    Admit(admit::Args),
     Instructions(instructions::Args),
     Create(create::Args),
     Compare(compare::Args),
@@ -81,6 +85,8 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Hold(args) => show(&args.measure.output.clone(), &hold::run(args).await?),
         Command::Storm(args) => show(&args.measure.output.clone(), &storm::run(args).await?),
         Command::Script(args) => show(&args.measure.output.clone(), &script::run(args).await?),
+        Command::Claim(args) => show(&args.output.clone(), &claim::run(args).await?),
+        Command::Admit(args) => show(&args.output.clone(), &admit::run(args).await?),
         Command::Instructions(args) => {
             let output = Output { json: args.json, plot: None };
             show(&output, &instructions::run(args).await?)

@@ -19,7 +19,7 @@ use crate::process::PidArgs;
 use crate::target::{DIRECT, MeasureArgs, Trust};
 
 pub(crate) use browser::Browser;
-pub(crate) use stage::{Stage, version};
+pub(crate) use stage::{Stage, free_address, version};
 
 /// More than any part opens with one proxy.
 const SESSIONS_MAX: u64 = 9_000;
