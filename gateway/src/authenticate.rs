@@ -13,7 +13,7 @@ use crate::host::Host;
 use crate::query::Query;
 use crate::refusal::Refusal;
 use crate::serve::Gateway;
-use crate::token::{self, BadToken, Claims};
+use crate::token::{self, BadToken, Claims, Purpose};
 
 /// Names of headers that carry a key as they are: ours, and those that users of other services have in their code.
 const KEY_HEADERS: [&str; 4] = ["x-api-key", "x-bb-api-key", "steel-api-key", "anchor-api-key"];
@@ -66,11 +66,7 @@ pub async fn identify(
 ) -> Result<(Identity, Account), Refusal> {
     let credential = credential(headers, query).ok_or(Refusal::NoCredential)?;
     let identity = if credential.starts_with(token::PREFIX) {
-        let claims = gateway.tokens.verify(&credential, gateway.clock.now());
-        Identity::Token(claims.map_err(|bad| match bad {
-            BadToken::Forged => Refusal::BadCredential,
-            BadToken::Expired => Refusal::ExpiredToken,
-        })?)
+        Identity::Token(by_token(gateway, &credential)?)
     } else {
         Identity::Key(by_key(&gateway.billing, &credential).await?)
     };
@@ -118,6 +114,38 @@ async fn live_key(gateway: &Gateway, who: &Principal) -> Result<Account, Refusal
     account.filter(|account| account.has_live_key(&who.key)).ok_or(Refusal::BadCredential)
 }
 
+/// What the token in a query says, where a client shows a key as well: some send their headers to whatever URL discovery
+/// answered them.
+#[must_use]
+pub fn token_beside(gateway: &Gateway, key: &Principal, query: &Query) -> Option<Claims> {
+    let claims = by_token(gateway, query.credential()?).ok()?;
+    (claims.who.account == key.account).then_some(claims)
+}
+
+fn by_token(gateway: &Gateway, token: &str) -> Result<Claims, Refusal> {
+    let verified = gateway.tokens.verify(token, gateway.clock.now());
+    still_good(verified, |claims| {
+        let live = gateway.sessions.find(&claims.who.account, &claims.session.id);
+        live.is_some_and(|live| live.client().is_some())
+    })
+}
+
+/// A token that has expired is still good for a session that has sockets: there are clients that open all of theirs, at
+/// any time, by the URL of the first.
+fn still_good(
+    verified: Result<Claims, BadToken>,
+    is_connected: impl FnOnce(&Claims) -> bool,
+) -> Result<Claims, Refusal> {
+    match verified {
+        Ok(claims) => Ok(claims),
+        Err(BadToken::Expired(claims)) if is_connected(&claims) => {
+            Ok(Claims { purpose: Purpose::Attach, ..*claims })
+        }
+        Err(BadToken::Expired(_)) => Err(Refusal::ExpiredToken),
+        Err(BadToken::Forged) => Err(Refusal::BadCredential),
+    }
+}
+
 async fn by_key(billing: &Billing, credential: &str) -> Result<Principal, Refusal> {
     match billing.authenticate(credential).await {
         Ok(Some(principal)) => Ok(principal),
@@ -161,12 +189,12 @@ fn from_authorization(value: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use billing::{Actor, NewCustomer, NewSession, SessionRequest, Timestamp};
+    use billing::{Actor, NewCustomer, NewSession, SessionId, SessionRequest, Timestamp};
     use http::StatusCode;
     use http_body_util::BodyExt;
 
     use super::*;
-    use crate::token::{LIFETIME, Purpose};
+    use crate::token::LIFETIME;
 
     #[tokio::test]
     async fn a_token_that_has_expired() {
@@ -200,6 +228,22 @@ mod tests {
         let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
         assert_eq!((&body["code"], &body["status"]), (&"expired_token".into(), &401.into()));
         assert!(!body.to_string().contains(&token));
+    }
+
+    #[test]
+    fn an_expired_token_joins_and_starts_nothing() {
+        let claims = Claims {
+            who: Principal { account: "acme".parse().unwrap(), key: "k1".parse().unwrap() },
+            session: "s1".parse::<SessionId>().unwrap().into(),
+            purpose: Purpose::Start,
+            expires: Timestamp::from_millis(0),
+        };
+        let expired = || Err(BadToken::Expired(Box::new(claims.clone())));
+        let joins = Claims { purpose: Purpose::Attach, ..claims.clone() };
+        assert_eq!(still_good(Ok(claims.clone()), |_| false), Ok(claims.clone()));
+        assert_eq!(still_good(expired(), |_| true), Ok(joins));
+        assert_eq!(still_good(expired(), |_| false), Err(Refusal::ExpiredToken));
+        assert_eq!(still_good(Err(BadToken::Forged), |_| true), Err(Refusal::BadCredential));
     }
 
     #[test]

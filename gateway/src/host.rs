@@ -18,7 +18,8 @@ const PREFIXES: [&str; 2] = ["ufb_", "ufb-"];
 #[derive(Clone, PartialEq, Eq)]
 pub struct Host {
     authority: Authority,
-    key: Option<String>,
+    /// The first label, where it is a key.
+    label: Option<String>,
 }
 
 impl Host {
@@ -26,12 +27,12 @@ impl Host {
     #[must_use]
     pub fn of(headers: &HeaderMap) -> Option<Self> {
         let text = headers.get(HOST)?.to_str().ok()?;
-        let (key, rest) = match text.split_once('.').and_then(|(label, rest)| Some((key(label)?, rest))) {
-            Some((key, rest)) => (Some(key), rest),
+        let (label, rest) = match text.split_once('.').filter(|(label, _)| key(label).is_some()) {
+            Some((label, rest)) => (Some(label.to_owned()), rest),
             None => (None, text),
         };
         let authority: Authority = rest.parse().ok()?;
-        (!authority.as_str().contains('@')).then_some(Self { authority, key })
+        (!authority.as_str().contains('@')).then_some(Self { authority, label })
     }
 
     /// The host, and the port where one was named; without the key.
@@ -43,7 +44,7 @@ impl Host {
     /// The key in its usual form.
     #[must_use]
     pub fn into_key(self) -> Option<String> {
-        self.key
+        key(&self.label?)
     }
 }
 
@@ -79,6 +80,17 @@ impl<'a> Site<'a> {
     #[must_use]
     pub fn ws(&self) -> String {
         self.url("ws")
+    }
+
+    /// The same, with the key that the client put before the host's name: it has resolved and verified that name, a wildcard
+    /// does not hold for what is behind it, and some clients show nothing else when they connect. Not for error bodies.
+    #[must_use]
+    pub fn ws_with_key(&self) -> String {
+        let url = self.ws();
+        match (Host::of(self.headers).and_then(|host| host.label), url.split_once("://")) {
+            (Some(label), Some((scheme, authority))) => format!("{scheme}://{label}.{authority}"),
+            _ => url,
+        }
     }
 
     /// Where money is added.

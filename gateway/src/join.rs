@@ -13,7 +13,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, timeout_at};
 
 use crate::api;
-use crate::authenticate::{Identity, authenticate, identify};
+use crate::authenticate::{Identity, authenticate, identify, token_beside};
 use crate::hold::NotHeld;
 use crate::host::Site;
 use crate::refusal::Refusal;
@@ -67,7 +67,7 @@ pub async fn session<'a>(call: Call<'a, '_>, id: &str) -> Result<Admitted<'a>, R
 pub async fn browser<'a>(call: Call<'a, '_>, id: &str) -> Result<Admitted<'a>, Refusal> {
     call.query.no_parameters()?;
     let (identity, _) = identify(call.gateway, call.headers, &call.query).await?;
-    let live = match may_start(&identity, id) {
+    let live = match may_start(&call, &identity, id) {
         Some(claims) => match start_claimed(&call, claims).await? {
             Found::Started(started, starting) => {
                 return Ok(first(started, starting, None, call.client));
@@ -102,7 +102,7 @@ pub async fn page<'a>(call: Call<'a, '_>, target: &str) -> Result<Admitted<'a>, 
             refusal => refusal,
         });
     };
-    if let Some(claims) = may_start(&identity, target) {
+    if let Some(claims) = may_start(&call, &identity, target) {
         return match start_claimed(&call, claims).await? {
             Found::Started(started, starting) => {
                 let (started, socket) = session::open_first_page(call.gateway, started).await?;
@@ -135,14 +135,21 @@ pub(crate) fn find(gateway: &Gateway, identity: &Identity, id: &str) -> Result<A
     gateway.sessions.find(&identity.who().account, &id).ok_or(Refusal::NoSession)
 }
 
-/// What a token says that may start the session of that id.
-fn may_start<'i>(identity: &'i Identity, id: &str) -> Option<&'i Claims> {
-    match identity {
-        Identity::Token(claims) if claims.purpose == Purpose::Start && claims.session.id.as_str() == id => {
-            Some(claims)
-        }
-        Identity::Token(_) | Identity::Key(_) => None,
-    }
+/// With what the session of that id may be started: a token says it; or there is a key, and the id is one that discovery
+/// thought of for its account.
+fn may_start(call: &Call<'_, '_>, identity: &Identity, id: &str) -> Option<Claims> {
+    let gateway = call.gateway;
+    let claims = match identity {
+        Identity::Token(claims) => Some(claims.clone()),
+        Identity::Key(who) => token_beside(gateway, who, &call.query).or_else(|| {
+            let now = gateway.clock.now();
+            gateway.tokens.is_minted(&who.account, id, now).then(|| {
+                let session = id.parse::<SessionId>().expect("it was an id when it was made").into();
+                Claims { who: who.clone(), session, purpose: Purpose::Start, expires: now }
+            })
+        }),
+    };
+    claims.filter(|claims| claims.purpose == Purpose::Start && claims.session.id.as_str() == id)
 }
 
 /// What became of a session whose id others know as well.
@@ -154,8 +161,8 @@ enum Found<'a> {
     Known(Box<Session>),
 }
 
-async fn start_claimed<'a>(call: &Call<'a, '_>, claims: &Claims) -> Result<Found<'a>, Refusal> {
-    start_or_find(call.gateway, &claims.who, claims.session.clone(), &call.site).await
+async fn start_claimed<'a>(call: &Call<'a, '_>, claims: Claims) -> Result<Found<'a>, Refusal> {
+    start_or_find(call.gateway, &claims.who, claims.session, &call.site).await
 }
 
 /// Starts a session unless somebody has; one who is at it is waited for.

@@ -2,7 +2,10 @@
 //! answer. A client that follows such a URL need not repeat its key, and many cannot.
 //!
 //! A token is `ufs_` and base64url of a payload and its HMAC-SHA256, by a key that all gateways of one store share. It is
-//! no secret to whoever holds it, and it is worth nothing once it has expired.
+//! no secret to whoever holds it, and it starts no session once it has expired.
+//!
+//! The ids of sessions that discovery thinks of are signed as well: chromedriver drops the query of the URL that it is
+//! answered, so the id and its key are all that it shows.
 
 use std::fmt;
 use std::time::Duration;
@@ -23,6 +26,12 @@ pub const LIFETIME: Duration = Duration::from_secs(60);
 
 const TAG_BYTES: usize = 32;
 
+/// Of an id from discovery: random ones, those of the second in which it expires, those of the tag. The tag keeps nobody
+/// out who has no key of the account; it tells such an id from one that never was.
+const ID_BYTES: [usize; 3] = [8, 4, 8];
+/// What is signed for an id begins with this, and a token's payload does not.
+const ID_PREFIX: &[u8] = b"id:";
+
 /// What the bearer of a token may do with its session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -41,16 +50,17 @@ pub struct Claims {
     /// The session, and what it is to be started with.
     pub session: NewSession,
     pub purpose: Purpose,
-    /// From this moment on it is worth nothing.
+    /// From this moment on it starts nothing.
     pub expires: Timestamp,
 }
 
 /// Why a token is worth nothing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum BadToken {
     /// Nobody here made it.
     Forged,
-    Expired,
+    /// It was good once, and said this.
+    Expired(Box<Claims>),
 }
 
 /// [`Claims`] on their way. Short names, since they are part of a URL.
@@ -111,15 +121,46 @@ impl Signer {
         // In constant time.
         self.0.clone().chain_update(payload).verify_slice(tag).map_err(|_| BadToken::Forged)?;
         let Payload { a, k, s, p, e, r } = serde_json::from_slice(payload).map_err(|_| BadToken::Forged)?;
-        if now.as_millis() >= e {
-            return Err(BadToken::Expired);
-        }
-        Ok(Claims {
+        let claims = Claims {
             who: Principal { account: a, key: k },
             session: NewSession::named(s, r),
             purpose: p,
             expires: Timestamp::from_millis(e),
-        })
+        };
+        if now.as_millis() >= e {
+            return Err(BadToken::Expired(Box::new(claims)));
+        }
+        Ok(claims)
+    }
+
+    /// An id for a session that `account` may start with it until `expires`.
+    #[must_use]
+    pub fn mint_id(&self, account: &AccountId, expires: Timestamp) -> SessionId {
+        let [random, second, _] = ID_BYTES;
+        // The beginning of a random id, which is in hexadecimal.
+        let mut id = SessionId::random().as_str()[..2 * random].to_owned();
+        id += &format!("{:0width$x}", expires.as_millis() / 1000, width = 2 * second);
+        id += &self.id_tag(account, &id);
+        id.parse().expect("digits are of the alphabet of ids")
+    }
+
+    /// Whether discovery thought of this id for `account`, and it may still be used for a start.
+    #[must_use]
+    pub fn is_minted(&self, account: &AccountId, id: &str, now: Timestamp) -> bool {
+        let [random, second, tag] = ID_BYTES.map(|bytes| 2 * bytes);
+        if id.len() != random + second + tag || !id.is_ascii() {
+            return false;
+        }
+        let (head, tag) = id.split_at(random + second);
+        let expires = u64::from_str_radix(&head[random..], 16).unwrap_or_default();
+        // Not in constant time, and need not be: who asks has a key of the account.
+        self.id_tag(account, head) == tag && now.as_millis() < expires * 1000
+    }
+
+    fn id_tag(&self, account: &AccountId, head: &str) -> String {
+        let mac = self.0.clone().chain_update(ID_PREFIX).chain_update(head).chain_update(account.as_str());
+        let tag = mac.finalize().into_bytes();
+        tag[..ID_BYTES[2]].iter().map(|byte| format!("{byte:02x}")).collect()
     }
 }
 
@@ -164,7 +205,25 @@ mod tests {
         let other = signer(&folder).await;
         assert_eq!(other.verify(&token, NOW), Ok(claims()));
         assert_eq!(other.verify(&token, after(59_999)), Ok(claims()));
-        assert_eq!(other.verify(&token, after(60_000)), Err(BadToken::Expired));
+        assert_eq!(other.verify(&token, after(60_000)), Err(BadToken::Expired(Box::new(claims()))));
+    }
+
+    #[tokio::test]
+    async fn an_id_is_for_one_account_until_it_expires() {
+        let (folder, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let (signer_here, other) = (signer(&folder).await, signer(&folder).await);
+        let [account, another] = ["acme", "acme2"].map(|id| id.parse().unwrap());
+        let id = signer_here.mint_id(&account, after(60_000));
+        let id = id.as_str();
+        assert!(other.is_minted(&account, id, NOW));
+        assert!(other.is_minted(&account, id, after(59_999)));
+        assert!(!other.is_minted(&account, id, after(60_000)));
+        assert!(!other.is_minted(&another, id, NOW));
+        assert!(!signer(&elsewhere).await.is_minted(&account, id, NOW));
+        let longer = id.replacen(&id[16..24], "ffffffff", 1);
+        for bad in ["", "s1", &id[1..], &longer, &id.to_uppercase(), &"ä".repeat(20)] {
+            assert!(!other.is_minted(&account, bad, NOW), "{bad}");
+        }
     }
 
     #[tokio::test]

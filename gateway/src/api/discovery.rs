@@ -81,12 +81,17 @@ fn subject(
         let live = join::find(gateway, &identity, id)?;
         return Ok(running(live, &identity, expires));
     }
+    let names_session = query.names_session();
     if account.suspended {
         return Err(Refusal::Suspended);
     }
     match identity {
         Identity::Key(who) => {
-            let claims = Claims { who, session: query.into_session(), purpose: Purpose::Start, expires };
+            let mut session = query.into_session();
+            if !names_session {
+                session.id = gateway.tokens.mint_id(&who.account, expires);
+            }
+            let claims = Claims { who, session, purpose: Purpose::Start, expires };
             Ok(Subject { claims, live: None })
         }
         Identity::Token(ref claims) => {
@@ -111,7 +116,8 @@ async fn version(
     subject: &Subject,
 ) -> Result<Map<String, Value>, Refusal> {
     let mut version = Map::clone(&*about(gateway).await?);
-    let url = socket_url(gateway, site, subject, "browser", subject.claims.session.id.as_str());
+    let url =
+        socket_url(gateway, &site.ws_with_key(), subject, "browser", subject.claims.session.id.as_str());
     version.insert("webSocketDebuggerUrl".to_owned(), url.into());
     Ok(version)
 }
@@ -131,10 +137,12 @@ async fn list(gateway: &Gateway, site: &Site<'_>, subject: &Subject) -> Result<V
     };
     let version = about(gateway).await?;
     for page in pages.iter_mut().filter_map(Value::as_object_mut) {
-        let Some(id) = page.get("id").and_then(Value::as_str) else { continue };
-        let url = socket_url(gateway, site, subject, "page", id);
+        let Some(id) = page.get("id").and_then(Value::as_str).map(str::to_owned) else { continue };
+        let url = socket_url(gateway, &site.ws_with_key(), subject, "page", &id);
         page.remove("devtoolsFrontendUrl");
-        if let Some(frontend) = frontend_url(&version, &url) {
+        // It is opened elsewhere, so it has no key in it.
+        let public = socket_url(gateway, &site.ws(), subject, "page", &id);
+        if let Some(frontend) = frontend_url(&version, &public) {
             page.insert("devtoolsFrontendUrl".to_owned(), frontend.into());
         }
         page.insert("webSocketDebuggerUrl".to_owned(), url.into());
@@ -158,8 +166,8 @@ fn no_browser() -> Refusal {
     Refusal::NoBrowser { retry_after: std::time::Duration::from_secs(1) }
 }
 
-fn socket_url(gateway: &Gateway, site: &Site<'_>, subject: &Subject, what: &str, id: &str) -> String {
-    format!("{}/devtools/{what}/{id}?token={}", site.ws(), gateway.tokens.sign(&subject.claims))
+fn socket_url(gateway: &Gateway, site: &str, subject: &Subject, what: &str, id: &str) -> String {
+    format!("{site}/devtools/{what}/{id}?token={}", gateway.tokens.sign(&subject.claims))
 }
 
 /// Opens a page in Chrome's own DevTools. `WebKit-Version` ends in the revision that they have to be of, like `(@a21ce9…)`.

@@ -92,8 +92,6 @@ async fn asked_as_clients_ask() -> Result<()> {
         Request::new("get", "/json/version").header("x-api-key", &key),
         // pyppeteer: behind the query.
         Request::get(&format!("/?token={key}/json/version")),
-        // Puppeteer 24 keeps nothing but the host.
-        Request::get("/json/version").header("Host", &format!("{key}.localhost:3000")),
         Request::get("/json/version").header("steel-api-key", &key),
     ];
     for request in requests {
@@ -105,6 +103,65 @@ async fn asked_as_clients_ask() -> Result<()> {
         ensure!(!url.contains(&key), "{request:?} is answered with the key");
         gateway.open(&url).await?.close().await?;
     }
+    Ok(())
+}
+
+/// Puppeteer 24 keeps nothing but the host. It has resolved that name, and a wildcard certificate holds for no other; so
+/// the answer names it again.
+#[tokio::test]
+async fn asked_by_a_host_name_with_the_key() -> Result<()> {
+    let gateway = Gateway::start().await?;
+    let customer = gateway.customer("starter").await?;
+
+    for label in [customer.key.clone(), customer.key_as_host()] {
+        let ask = || Request::get("/json/list").header("Host", &format!("{label}.browsers.example.com:3000"));
+        let list = gateway.ask(ask()).await?.json().await?;
+        let url = text(&list[0], "webSocketDebuggerUrl")?;
+        let host = format!("ws://{label}.browsers.example.com:3000/");
+        ensure!(url.starts_with(&host), "{url}");
+        // It leads to somebody else's page.
+        ensure!(!text(&list[0], "devtoolsFrontendUrl")?.contains(&label), "{list}");
+        gateway.open(&url).await?.close().await?;
+    }
+    Ok(())
+}
+
+/// Chromedriver drops the token from the URL that it is answered, and the port. Others send a header along with it.
+#[tokio::test]
+async fn an_id_from_discovery_and_a_key_are_enough() -> Result<()> {
+    let browser = StandIn::start().await?;
+    let gateway = Gateway::builder().fixed(&browser, 2).start().await?;
+    let customer = gateway.prepaid_customer("starter", 100_000).await?;
+    let other = gateway.prepaid_customer("starter", 100_000).await?;
+    let minted = async || -> Result<String> {
+        let version = gateway.discover(&customer, "/json/version").await?;
+        let url = text(&version, "webSocketDebuggerUrl")?;
+        Ok(url.split_once("/devtools").context("no path")?.1.to_owned())
+    };
+    let socket = |target: &str| Request::websocket(&format!("/devtools{target}"));
+    let without_token = |target: &str| socket(target.split('?').next().unwrap_or_default());
+
+    let target = minted().await?;
+    let by_host = format!("{}.browsers.example.com", customer.key_as_host());
+    gateway.ask(without_token(&target).header("Host", &by_host)).await?.into_cdp().await?.close().await?;
+    let target = minted().await?;
+    gateway.ask(socket(&target).key(&customer.key)).await?.into_cdp().await?.close().await?;
+    let account = gateway.settled(&customer).await?;
+    assert_eq!((account.balance, account.sessions.len()), (80_000, 2));
+
+    let target = minted().await?;
+    let never_was = "/browser/0123456789abcdef0123456789abcdef01234567";
+    let refused = [
+        without_token(&target).key(&other.key),
+        socket(&target).key(&other.key),
+        without_token(never_was).key(&customer.key),
+    ];
+    for request in refused {
+        let refusal = Refusal::read(gateway.ask(request.clone()).await?).await?;
+        assert_eq!((refusal.status, refusal.code.as_str()), (404, "no_session"), "{request:?}: {refusal}");
+    }
+    assert_eq!(gateway.account(&customer).await?.balance, 80_000);
+    assert_eq!(gateway.account(&other).await?.balance, 100_000);
     Ok(())
 }
 
