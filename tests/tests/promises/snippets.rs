@@ -1,13 +1,14 @@
 //! README's snippets, one for each client, work as they are printed and in each of the other ways that are listed below
 //! them, through both doors.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use tests::{Customer, Domain, Door, Gateway, Interpreter, Snippet};
 
 const NODE: Interpreter = Interpreter::Node(".");
 const NODE_WITH_PUPPETEER_25: Interpreter = Interpreter::Node("puppeteer-25");
 const PYTHON: Interpreter = Interpreter::Python(".venv");
 const PYTHON_WITH_PYPPETEER: Interpreter = Interpreter::Python(".venv-pyppeteer");
+const PYTHON_WITH_PYDOLL_2: Interpreter = Interpreter::Python(".venv-pydoll-2");
 
 /// In micro-dollars.
 const PRICE: u64 = 10_000;
@@ -15,6 +16,8 @@ const BALANCE: u64 = 100 * PRICE;
 
 /// What a snippet prints that opened a page.
 const TITLE: &str = "It works\n";
+/// What one prints that asks a page for it begins with this.
+const USER_AGENT: &str = "Mozilla/5.0 ";
 /// What one prints that speaks to the browser by itself begins with this.
 const PRODUCT: &str = "HeadlessChrome/";
 
@@ -45,9 +48,31 @@ works! {
     playwright_for_python: "Playwright for Python", PYTHON, TITLE, [ws, wss];
     puppeteer_24: "Puppeteer", NODE, TITLE, [ws, wss];
     puppeteer_25: "Puppeteer", NODE_WITH_PUPPETEER_25, TITLE, [ws, wss];
+    puppeteer_25_by_browser_url: "Puppeteer 25", NODE_WITH_PUPPETEER_25, TITLE, [ws, wss];
+    chrome_remote_interface: "chrome-remote-interface", NODE, TITLE, [ws, wss];
     pyppeteer: "pyppeteer", PYTHON_WITH_PYPPETEER, TITLE, [ws, wss];
+    pydoll: "pydoll", PYTHON, TITLE, [ws, wss];
+    // It takes no `wss` URL.
+    pydoll_2: "pydoll 2", PYTHON_WITH_PYDOLL_2, TITLE, [ws];
+    // It has `http://` built in.
+    nodriver: "nodriver", PYTHON, USER_AGENT, [ws];
+    nodriver_with_a_header: "nodriver with a header", PYTHON, USER_AGENT, [ws, wss];
+    // Chromedriver speaks no TLS.
+    selenium: "Selenium", PYTHON, TITLE, [ws];
     plain_websocket_of_node: "ws", NODE, PRODUCT, [ws, wss];
     plain_websocket_of_python: "websockets", PYTHON, PRODUCT, [ws, wss];
+}
+
+#[tokio::test]
+async fn puppeteer_24_does_not_show_the_key_of_a_browser_url() -> Result<()> {
+    let stage = Stage::set().await?;
+    for snippet in Snippet::under("Puppeteer 25")? {
+        let refused = stage.run(Door::Plain, &snippet, NODE).await;
+        let complaint = refused.err().context("it was let in")?.to_string();
+        ensure!(complaint.contains("HTTP Unauthorized"), "{complaint}");
+    }
+    assert_eq!(stage.gateway.account(&stage.customer).await?.balance, BALANCE);
+    Ok(())
 }
 
 async fn every_way(door: Door, heading: &str, interpreter: Interpreter, prints: &str) -> Result<()> {
@@ -93,7 +118,10 @@ impl Stage {
             .replace("3000", &self.gateway.port(door).to_string())
             .replace("YOUR_KEY", &self.customer.key)
             .replace("YOUR-KEY", &self.customer.key_as_host());
-        interpreter.run(&code, &self.domain.surroundings()).await
+        let mut surroundings = self.domain.surroundings();
+        // Selenium otherwise looks for a driver by itself.
+        surroundings.environment.push(("SE_CHROMEDRIVER", "/usr/bin/chromedriver".to_owned()));
+        interpreter.run(&code, &surroundings).await
     }
 
     fn key_is_not_in_the_log(&self) -> Result<()> {
