@@ -12,7 +12,7 @@ const ELSEWHERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(127, 0, 0, 2));
 async fn two_pages_and_a_browser_are_one_charge_and_end_together() -> Result<()> {
     let gateway = Gateway::start().await?;
     let customer = gateway.prepaid_customer("starter", 100_000).await?;
-    let Sockets { mut browser, mut first, mut second, .. } = Sockets::open(&gateway, &customer).await?;
+    let Sockets { mut browser, mut first, mut second } = Sockets::open(&gateway, &customer).await?;
     assert_eq!(gateway.account(&customer).await?.balance, 90_000, "one charge for all three");
 
     browser.send(json!({ "method": "Browser.close" })).await?;
@@ -30,7 +30,7 @@ async fn two_pages_and_a_browser_are_one_charge_and_end_together() -> Result<()>
 async fn a_limit_ends_them_all() -> Result<()> {
     let gateway = Gateway::builder().set("SESSION_IDLE_TIMEOUT", "1s").start().await?;
     let customer = gateway.prepaid_customer("starter", 100_000).await?;
-    let Sockets { mut browser, mut first, mut second, .. } = Sockets::open(&gateway, &customer).await?;
+    let Sockets { mut browser, mut first, mut second } = Sockets::open(&gateway, &customer).await?;
     for socket in [&mut browser, &mut first, &mut second] {
         assert_eq!(socket.ending().await?.code(), Some(4408));
     }
@@ -43,7 +43,7 @@ async fn a_limit_ends_them_all() -> Result<()> {
 async fn a_lost_browser_ends_them_all_and_is_given_back() -> Result<()> {
     let gateway = Gateway::start().await?;
     let customer = gateway.prepaid_customer("starter", 100_000).await?;
-    let Sockets { mut browser, mut first, mut second, .. } = Sockets::open(&gateway, &customer).await?;
+    let Sockets { mut browser, mut first, mut second } = Sockets::open(&gateway, &customer).await?;
     browser.browser().await?.kill()?;
     for socket in [&mut browser, &mut first, &mut second] {
         assert_eq!(socket.ending().await?.code(), Some(1011));
@@ -58,7 +58,7 @@ async fn a_lost_browser_ends_them_all_and_is_given_back() -> Result<()> {
 async fn the_last_one_to_leave_ends_the_session() -> Result<()> {
     let gateway = Gateway::start().await?;
     let customer = gateway.prepaid_customer("starter", 100_000).await?;
-    let Sockets { browser, mut first, mut second, .. } = Sockets::open(&gateway, &customer).await?;
+    let Sockets { browser, mut first, mut second } = Sockets::open(&gateway, &customer).await?;
 
     browser.close().await?;
     assert_eq!(location(&mut first).await?, "about:blank", "the browser lives");
@@ -77,7 +77,7 @@ async fn the_last_one_to_leave_ends_the_session() -> Result<()> {
 async fn a_page_that_is_closed_ends_its_own_socket() -> Result<()> {
     let gateway = Gateway::start().await?;
     let customer = gateway.prepaid_customer("starter", 100_000).await?;
-    let Sockets { mut browser, mut first, mut second, .. } = Sockets::open(&gateway, &customer).await?;
+    let Sockets { mut browser, mut first, mut second } = Sockets::open(&gateway, &customer).await?;
 
     second.send(json!({ "method": "Page.close" })).await?;
 
@@ -151,6 +151,64 @@ async fn a_page_of_whichever_session_of_the_key() -> Result<()> {
         assert_eq!(location(&mut page).await?, "about:blank");
         let stranger = gateway.open(&format!("{bare}?token={}", other.key)).await;
         ensure!(stranger.is_err(), "it is somebody else's");
+    }
+    Ok(())
+}
+
+/// The first one takes the place that a session made over REST keeps for it, by whichever path it comes.
+#[tokio::test]
+async fn a_session_that_was_made_without_a_socket() -> Result<()> {
+    let gateway = Gateway::start().await?;
+    let customer = gateway.prepaid_customer("starter", 100_000).await?;
+    for path in ["/sessions", "/devtools/browser", "/devtools/page", "discovery"] {
+        let create = Request::post("/api/sessions/create").key(&customer.key).json(&json!({}));
+        let created = gateway.ask(create).await?.json().await?;
+        let (id, url) = (text(&created, "sessionId")?, text(&created, "cdpUrl")?);
+        let (_, token) = url.split_once('?').context("no token")?;
+        let mut first = match path {
+            "/sessions" => gateway.open(&url).await?,
+            "discovery" => {
+                let ask = Request::get(&format!("/sessions/{id}/json/version/?{token}"));
+                let version = gateway.ask(ask).await?.json().await?;
+                gateway.open(&text(&version, "webSocketDebuggerUrl")?).await?
+            }
+            path => gateway.open(&format!("ws://gateway{path}/{id}?{token}")).await?,
+        };
+        if path == "/devtools/page" {
+            assert_eq!(location(&mut first).await?, "about:blank");
+        } else {
+            first.browser().await?;
+        }
+
+        let again = Request::websocket(&format!("/sessions/{id}?{token}"));
+        let refusal = Refusal::read(gateway.ask(again).await?).await?;
+        assert_eq!((refusal.status, refusal.code.as_str()), (409, "already_connected"), "{path}");
+        let mut second = gateway.open(&format!("ws://gateway/devtools/browser/{id}?{token}")).await?;
+        second.call("Browser.getVersion", json!({})).await?;
+        first.close().await?;
+        second.call("Browser.getVersion", json!({})).await?;
+        second.close().await?;
+        gateway.settled(&customer).await?;
+    }
+    let account = gateway.account(&customer).await?;
+    assert_eq!((account.balance, account.sessions.len()), (60_000, 4), "one charge each");
+    Ok(())
+}
+
+#[tokio::test]
+async fn its_owner_ends_all_of_a_session() -> Result<()> {
+    let gateway = Gateway::start().await?;
+    let customer = gateway.prepaid_customer("starter", 100_000).await?;
+    let Sockets { mut browser, mut first, mut second } = Sockets::open(&gateway, &customer).await?;
+    let running = gateway.ask(Request::get("/api/sessions").key(&customer.key)).await?.json().await?;
+    let id = text(&running["sessions"][0], "sessionId")?;
+
+    let end = Request::post(&format!("/api/sessions/{id}/end")).key(&customer.key);
+    let ended = gateway.ask(end).await?.json().await?;
+
+    assert_eq!(ended["actualCostMicros"], 10_000);
+    for socket in [&mut browser, &mut first, &mut second] {
+        assert_eq!(socket.ending().await?.code(), Some(4410));
     }
     Ok(())
 }
