@@ -48,6 +48,13 @@ impl Request {
         self.header("Content-Length", &length)
     }
 
+    /// With one chunk and the end, for `Transfer-Encoding: chunked`.
+    #[must_use]
+    pub fn chunk(mut self, body: &str) -> Self {
+        self.body = format!("{:x}\r\n{body}\r\n0\r\n\r\n", body.len()).into_bytes();
+        self
+    }
+
     /// With a JSON document.
     #[must_use]
     pub fn json(self, document: &Value) -> Self {

@@ -30,6 +30,10 @@ pub(in crate::api) struct View {
     tracking_id: Option<TrackingId>,
     /// What was given when it was made.
     metadata: Option<Map<String, Value>>,
+    /// For how long it was asked to last at most, in milliseconds.
+    timeout: Option<u64>,
+    /// The browser's name at whoever runs it; null where it does not run here, or not any more.
+    container_id: Option<String>,
     /// When its minutes began to count; null where it never got a browser.
     started_at: Option<Time>,
     /// When it ended; null while it runs.
@@ -94,7 +98,9 @@ impl View {
         let max_duration = gateway.limits.max_duration.min(session.request.timeout.unwrap_or(Duration::MAX));
         let started_at = live.as_ref().map(|live| live.begun_at).or(session.begun_at);
         Self {
-            status: live.map_or(Status::of(&session), |live| Status::of_live(&live)),
+            status: live.as_ref().map_or(Status::of(&session), |live| Status::of_live(live)),
+            timeout: session.request.timeout.map(millis),
+            container_id: live.as_ref().and_then(|live| Some(live.upstream()?.name())),
             started_at: started_at.map(Time),
             ended_at: session.ended_at.map(Time),
             expires_at: match session.state {

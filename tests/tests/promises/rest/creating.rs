@@ -1,8 +1,10 @@
 //! A session that is made over REST, from its creation to its end.
 
+use std::sync::Arc;
+
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
-use tests::{Gateway, StandIn};
+use tests::{Gateway, Pid, StandIn, eventually};
 use tokio::process::Command;
 
 use super::{attach, create, creation, done, end, get};
@@ -33,12 +35,23 @@ async fn created_connected_and_ended() -> Result<()> {
     let shown = get(&gateway, &customer, "/api/sessions/s1").await?;
     assert_eq!((&shown["status"], &shown["trackingId"]), (&json!("running"), &json!("nightly")), "{shown}");
     assert_eq!((&shown["metadata"], &shown["cost"]), (&json!({ "job": 7 }), &json!(0.01)), "{shown}");
-    assert_eq!(shown["expiresAt"], created["expiresAt"]);
+    assert_eq!(shown["containerId"], created["containerId"]);
+    let name = shown["containerId"].as_str().and_then(|name| name.strip_prefix("process-"));
+    assert_eq!(Pid::new(name.unwrap_or_default().parse()?)?, browser, "{shown}");
+    // Its minutes count from its creation.
+    assert_eq!((&shown["startedAt"], &shown["expiresAt"]), (&created["startedAt"], &created["expiresAt"]));
 
     let ended = done(&gateway, end(&customer, "s1")).await?;
     assert_eq!(session.ending().await?.code(), Some(4410));
     browser.ended().await?;
     assert_eq!((&ended["status"], &ended["actualCost"]), (&json!("completed"), &json!(0.01)), "{ended}");
+    let shown = get(&gateway, &customer, "/api/sessions/s1").await?;
+    assert_eq!((&shown["timeout"], &shown["containerId"]), (&json!(60_000), &json!(null)), "{shown}");
+    assert_eq!(
+        (&shown["cause"], &shown["duration"]),
+        (&json!("ended by owner"), &ended["duration"]),
+        "{shown}"
+    );
     assert_eq!(ended["message"], "ended by owner: it cost $0.01", "{ended}");
     assert!(ended["duration"].as_u64() > Some(0), "{ended}");
 
@@ -78,6 +91,25 @@ async fn nobody_connects() -> Result<()> {
     let account = gateway.settled(&customer).await?;
     assert_eq!(account.balance, 15_000, "it is charged like any other");
     assert_eq!(account.sessions[0].cause.as_deref(), Some("never connected"));
+    Ok(())
+}
+
+#[tokio::test]
+async fn whoever_asks_for_one_leaves_before_there_is_a_browser() -> Result<()> {
+    let browser = StandIn::start().await?;
+    let gateway = Arc::new(Gateway::builder().fixed(&browser, 1).start().await?);
+    let customer = gateway.prepaid_customer("starter", 100_000).await?;
+    let _only = gateway.connect(&customer).await?;
+    let asking = {
+        let (gateway, customer) = (Arc::clone(&gateway), customer.clone());
+        tokio::spawn(async move { create(&gateway, &customer, "s1").await })
+    };
+    eventually("it waits", async || Ok(gateway.account(&customer).await?.running == 2)).await?;
+
+    asking.abort();
+    eventually("it is voided", async || Ok(gateway.account(&customer).await?.running == 1)).await?;
+    assert_eq!(gateway.account(&customer).await?.balance, 90_000);
+    assert_eq!(get(&gateway, &customer, "/api/sessions/s1").await?["status"], "voided");
     Ok(())
 }
 

@@ -116,6 +116,36 @@ async fn a_body_that_makes_no_sense() -> Result<()> {
 }
 
 #[tokio::test]
+async fn a_body_that_does_not_come() -> Result<()> {
+    let browser = StandIn::start().await?;
+    let gateway = Gateway::builder().fixed(&browser, 1).start().await?;
+    let key = gateway.customer("starter").await?.key;
+    let half = Request::post("/api/sessions/create").key(&key).header("Content-Length", "2");
+    let refusal = refused(&gateway, half).await?;
+    assert_eq!((refusal.status, refusal.code.as_str()), (408, "body_timeout"), "{refusal}");
+    let chunks = Request::post("/api/sessions/create").key(&key).header("Transfer-Encoding", "chunked");
+    let refusal = refused(&gateway, chunks.chunk(&"x".repeat(70_000))).await?;
+    assert_eq!((refusal.status, refusal.code.as_str()), (413, "body_too_large"), "{refusal}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_sessions_token_is_no_key() -> Result<()> {
+    let browser = StandIn::start().await?;
+    let gateway = Gateway::builder().fixed(&browser, 1).start().await?;
+    let customer = gateway.customer("starter").await?;
+    let created = create(&gateway, &customer, "s1").await?;
+    let (_, token) = created["cdpUrl"].as_str().and_then(|url| url.split_once("token=")).unwrap_or_default();
+    assert!(token.starts_with("ufs_"), "{created}");
+    for request in [Request::get("/api/account"), Request::post("/api/sessions/s1/end")] {
+        let refusal = refused(&gateway, request.key(token)).await?;
+        assert_eq!((refusal.status, refusal.code.as_str()), (401, "bad_credential"), "{refusal}");
+        assert!(!refusal.problem.to_string().contains(token), "{refusal}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_session_that_may_not_be_made() -> Result<()> {
     let browser = StandIn::start().await?;
     let gateway =
