@@ -73,7 +73,7 @@ pub(crate) async fn run(args: Args) -> Result<Report> {
     PrometheusBuilder::new().install_recorder()?;
     let mut stage = Stage::new()?;
     let browser = Browser::fake(&mut stage).await?;
-    let pool = open(&args, &browser, &stage).await?;
+    let pool = open(&args, &browser, &stage)?;
     let mut times: Vec<Times> = args.threads.iter().map(|_| Times::new()).collect();
     let rounds = args.rounds.get() as usize;
     let bar = progress("claim", (rounds * times.len()) as u64);
@@ -94,7 +94,7 @@ pub(crate) async fn run(args: Args) -> Result<Report> {
 }
 
 /// As many places as warm browsers: none is warmed while others are claimed.
-async fn open(args: &Args, browser: &Browser, stage: &Stage) -> Result<Pool> {
+fn open(args: &Args, browser: &Browser, stage: &Stage) -> Result<Pool> {
     let endpoint = FixedEndpoint { authority: browser.address.to_string(), path: Some(browser.path.clone()) };
     let settings = Settings {
         provider: ProviderSettings::Fixed { endpoints: vec![endpoint], sessions_per_endpoint: args.warm },
@@ -103,7 +103,7 @@ async fn open(args: &Args, browser: &Browser, stage: &Stage) -> Result<Pool> {
         start_timeout: START_TIMEOUT,
         directory: stage.path("browsers"),
     };
-    Pool::open(settings).await.context("the pool")
+    Pool::open(settings).context("the pool")
 }
 
 async fn warm(pool: &Pool, count: usize) -> Result<()> {
