@@ -37,7 +37,7 @@ const SETTLED_AT_A_TIME: usize = 64;
 const FIRST_KEY: &str = "default";
 
 /// What the store knows the signing key as.
-const SIGNING_KEY: &str = "signing_key";
+pub(crate) const SIGNING_KEY: &str = "signing_key";
 
 /// Bounds that an operator sets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -733,7 +733,7 @@ impl Billing {
     }
 
     /// Commits the holds that an earlier process had decided and not committed.
-    async fn recover(&self) -> Result<(), StoreError> {
+    pub(crate) async fn recover(&self) -> Result<(), StoreError> {
         for Noted { who, new, gateway, held_at } in self.store().recover()? {
             let id = new.id.clone();
             if self.session(&who.account, &id).await?.is_some() {
@@ -893,7 +893,7 @@ impl Billing {
         Ok(())
     }
 
-    fn store(&self) -> &Store {
+    pub(crate) fn store(&self) -> &Store {
         &self.shared.store
     }
 

@@ -28,6 +28,7 @@ mod ledger;
 mod store;
 mod books;
 mod sweep;
+mod migrate;
 
 pub use account::{Account, AccountType, EMAIL_MAX};
 pub use audit::{Actor, Digest, Entry, EntryKind, Fault, Verified};
@@ -36,6 +37,7 @@ pub use event::{Cursor, Event, EventKind};
 pub use id::{AccountId, CommandId, GatewayId, ID_MAX, InvalidId, KeyId, SessionId, TrackingId};
 pub use key::{Key, LABEL_MAX, Principal, Secret, SigningKey};
 pub use ledger::{KEYS_MAX, Progress, Refusal, Refused};
+pub use migrate::{MoveError, Moved};
 pub use money::Micros;
 pub use plan::{Catalogue, Plan, Terms};
 pub use reconcile::{Difference, Reckoning, Reconciled};

@@ -20,6 +20,7 @@ use crate::event::{Cursor, Event};
 use crate::id::{AccountId, CommandId, GatewayId, SessionId};
 use crate::key::Principal;
 use crate::ledger::Change;
+use crate::migrate::Part;
 use crate::session::{Session, SessionCursor};
 use crate::time::Timestamp;
 use crate::usage::{Bucket, Usage};
@@ -390,6 +391,11 @@ impl Store {
     /// Drops what was noted of a gateway.
     pub(crate) async fn forget(&self, gateway: &GatewayId) -> Result<(), StoreError> {
         ask!(self, store => store.forget(gateway))
+    }
+
+    /// Writes what comes from another store into this one, which is empty but for earlier parts.
+    pub(crate) async fn put(&self, part: Part<'_>) -> Result<(), StoreError> {
+        ask!(self, store => store.put(part))
     }
 
     /// The secret of that name, which is `offered` where there was none. The same for all processes of one store.

@@ -9,6 +9,7 @@ mod check;
 mod customer;
 mod events;
 mod key;
+mod migrate;
 mod output;
 mod reconcile;
 mod store;
@@ -22,7 +23,7 @@ use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use billing::{AccountId, CommandId, KeyId, Micros};
+use billing::{AccountId, CommandId, KeyId, Micros, StoreUrl};
 use clap::{Args, Parser, Subcommand};
 
 use crate::config::{Config, Environment, Mistakes};
@@ -89,6 +90,7 @@ pub fn parse(
             (action, format.json)
         }
         Verb::Events { customer, format } => (Action::Events { customer }, format.json),
+        Verb::Store { action, format } => (Action::Store(action), format.json),
         Verb::Reconcile { month, csv, json } => (Action::Reconcile { month, csv }, json),
     };
     Ok(Invocation::Command(Command { action, json, config }))
@@ -123,6 +125,9 @@ impl Command {
             (Action::Events { customer }, Ok(config)) => {
                 events::run(customer.as_ref(), &config, output).await
             }
+            (Action::Store(StoreAction::Migrate { from, to }), Ok(config)) => {
+                migrate::run(&from, &to, &config, output).await
+            }
             (Action::Reconcile { month, csv }, Ok(config)) => {
                 reconcile::run(month, csv, &config, output).await
             }
@@ -139,6 +144,7 @@ enum Action {
     Export { customer: Option<AccountId>, file: PathBuf },
     Usage { customer: AccountId, by: usage::By, last: u32 },
     Events { customer: Option<AccountId> },
+    Store(StoreAction),
     Reconcile { month: reconcile::Month, csv: bool },
 }
 
@@ -217,6 +223,13 @@ enum Verb {
         #[command(flatten)]
         format: Format,
     },
+    /// Where everything is kept.
+    Store {
+        #[command(flatten)]
+        format: Format,
+        #[command(subcommand)]
+        action: StoreAction,
+    },
     /// Every customer's month by the audit log alone, and where the running totals differ.
     Reconcile {
         /// A calendar month, UTC.
@@ -274,6 +287,17 @@ enum CustomerAction {
         /// Let it start sessions again.
         #[arg(long)]
         lift: bool,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum StoreAction {
+    /// Move everything to an empty store, while no gateway runs, and prove by replay that it arrived.
+    Migrate {
+        /// `sqlite:PATH` or the URL of a Redis.
+        from: StoreUrl,
+        /// The same, without any customers.
+        to: StoreUrl,
     },
 }
 

@@ -362,7 +362,7 @@ fn fixed_endpoint(endpoint: &crate::config::Endpoint) -> FixedEndpoint {
 }
 
 /// One gateway has a data directory: it removes the browsers of the one before, and settles its sessions.
-fn lock(data_dir: &Path) -> Result<File> {
+pub(crate) fn lock(data_dir: &Path) -> Result<File> {
     fs::create_dir_all(data_dir).with_context(|| format!("cannot make {}", data_dir.display()))?;
     let path = data_dir.join("gateway.lock");
     let file = File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;

@@ -17,6 +17,7 @@ use crate::sweep::Sweeper;
 
 mod deferred;
 mod history;
+mod moving;
 
 const MINUTE: u64 = 60_000;
 

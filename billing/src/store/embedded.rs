@@ -51,6 +51,7 @@ use others::Others;
 mod flush;
 mod journal;
 mod others;
+mod put;
 #[cfg(test)]
 mod tests;
 
@@ -834,26 +835,36 @@ fn write_session(
 fn add_usage(transaction: &Transaction<'_>, account: &AccountId, used: &Used) -> Result<(), StoreError> {
     let Used { at, usage } = used;
     for bucket in [Bucket::Hour, Bucket::Month] {
-        let start = bucket.holding(*at).start;
-        transaction.prepare_cached(ADD_USAGE)?.execute(params![
-            account.as_str(),
-            bucket_name(bucket),
-            column(start.as_millis()),
-            column(usage.sessions),
-            column(usage.lost),
-            column(usage.included),
-            column(usage.retried),
-            column(usage.minutes),
-            column(usage.up_bytes),
-            column(usage.down_bytes),
-            column(usage.cost.get()),
-            column(usage.overage.get()),
-        ])?;
+        add_to_row(transaction, account, bucket, bucket.holding(*at).start, usage)?;
     }
     let kept =
         Bucket::Hour.holding(*at).start.as_millis().saturating_sub(u64::from(HOURS_KEPT) * HOUR_MILLIS);
     let columns = params![account.as_str(), bucket_name(Bucket::Hour), column(kept)];
     transaction.prepare_cached(TRIM_USAGE)?.execute(columns)?;
+    Ok(())
+}
+
+fn add_to_row(
+    transaction: &Transaction<'_>,
+    account: &AccountId,
+    bucket: Bucket,
+    start: Timestamp,
+    usage: &Usage,
+) -> Result<(), StoreError> {
+    transaction.prepare_cached(ADD_USAGE)?.execute(params![
+        account.as_str(),
+        bucket_name(bucket),
+        column(start.as_millis()),
+        column(usage.sessions),
+        column(usage.lost),
+        column(usage.included),
+        column(usage.retried),
+        column(usage.minutes),
+        column(usage.up_bytes),
+        column(usage.down_bytes),
+        column(usage.cost.get()),
+        column(usage.overage.get()),
+    ])?;
     Ok(())
 }
 

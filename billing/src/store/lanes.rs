@@ -29,6 +29,7 @@ use crate::event::{Cursor, Event};
 use crate::id::{AccountId, CommandId, GatewayId, SessionId};
 use crate::key::{self, Principal};
 use crate::ledger::{Change, SessionChange};
+use crate::migrate::Part;
 use crate::session::{Session, SessionCursor};
 use crate::time::Timestamp;
 use crate::usage::{Bucket, Usage};
@@ -99,6 +100,9 @@ pub(crate) trait Link: fmt::Debug + Send + Sync + 'static {
         bucket: Bucket,
         from: Timestamp,
     ) -> impl Future<Output = Result<Vec<(Timestamp, Usage)>, LinkError>> + Send;
+
+    /// Writes what comes from another store into this one, which is empty but for earlier parts.
+    fn put(&self, part: Part<'_>) -> impl Future<Output = Result<(), LinkError>> + Send;
 
     fn secret(
         &self,
@@ -441,6 +445,10 @@ impl<L: Link> Lanes<L> {
 
     pub(super) async fn open_sessions_of(&self, gateway: &GatewayId) -> Result<Vec<Session>, StoreError> {
         Ok(by_name(self.link.open_sessions_of(gateway).await?))
+    }
+
+    pub(super) async fn put(&self, part: Part<'_>) -> Result<(), StoreError> {
+        Ok(self.link.put(part).await?)
     }
 
     pub(super) async fn serving(&self) -> Result<Vec<GatewayId>, StoreError> {

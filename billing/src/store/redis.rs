@@ -44,6 +44,7 @@ use crate::event::{Cursor, Event};
 use crate::id::{AccountId, CommandId, GatewayId, KeyId, SessionId};
 use crate::key::Principal;
 use crate::ledger::SessionChange;
+use crate::migrate::Part;
 use crate::money::Micros;
 use crate::session::{Session, SessionCursor};
 use crate::time::Timestamp;
@@ -51,6 +52,7 @@ use crate::usage::{Bucket, HOURS_KEPT, Usage, Used};
 use connection::{Connections, Topology};
 
 mod connection;
+mod put;
 #[cfg(test)]
 pub(crate) mod server;
 #[cfg(test)]
@@ -304,11 +306,7 @@ impl Link for Redis {
         bucket: Bucket,
         from: Timestamp,
     ) -> Result<Vec<(Timestamp, Usage)>, LinkError> {
-        let what = match bucket {
-            Bucket::Hour => "hours",
-            Bucket::Month => "months",
-        };
-        let key = Space::of_account(account).of(what, account.as_str());
+        let key = Space::of_account(account).of(usage_key(bucket), account.as_str());
         let fields = texts(self.ask(cmd("HGETALL").arg(key)).await?)?;
         let row = |row: &[String; 2]| {
             let start = row[0].parse().map(Timestamp::from_millis).map_err(broken)?;
@@ -318,6 +316,10 @@ impl Link for Redis {
         rows.retain(|(start, _)| *start >= from);
         rows.sort_unstable_by_key(|(start, _)| *start);
         Ok(rows)
+    }
+
+    async fn put(&self, part: Part<'_>) -> Result<(), LinkError> {
+        self.put_part(part).await
     }
 
     async fn secret(&self, name: &str, offered: [u8; 32]) -> Result<[u8; 32], LinkError> {
@@ -552,6 +554,13 @@ fn change_of_entry(batch: &Batch, number: i64) -> Option<usize> {
         entries += change.entries.len();
         entries >= taken
     })
+}
+
+fn usage_key(bucket: Bucket) -> &'static str {
+    match bucket {
+        Bucket::Hour => "hours",
+        Bucket::Month => "months",
+    }
 }
 
 /// Of pairs of key and value.

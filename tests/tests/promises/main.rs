@@ -11,6 +11,7 @@ mod endings;
 mod keeping;
 mod limits;
 mod lost;
+mod moving;
 mod overdraft;
 mod queue;
 mod quickstart;

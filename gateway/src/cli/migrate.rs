@@ -1,0 +1,85 @@
+//! `store migrate`: everything from one store to another, which is empty, proved by replay.
+
+use std::fs::File;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use billing::{Billing, Limits, MoveError, StoreUrl};
+use serde_json::json;
+
+use crate::config::Config;
+use crate::serve;
+
+use super::output::{Failure, Output};
+
+/// Two heartbeats of a gateway, and some time.
+const WATCH: Duration = Duration::from_secs(11);
+
+pub(super) async fn run(
+    from: &StoreUrl,
+    to: &StoreUrl,
+    config: &Config,
+    output: &mut Output<impl Write>,
+) -> Result<(), Failure> {
+    if from == to {
+        return Err(Failure::Usage("both are the same store; name another one to move to".to_owned()));
+    }
+    let _locks = lock_out_gateways([from, to], config)?;
+    let limits = Limits { refunds_per_day: config.session.refunds_per_day };
+    let open = |url| Billing::open(url, config.plans.clone(), limits);
+    let (source, target) = (open(from)?, open(to)?);
+    for (url, billing) in [(from, &source), (to, &target)] {
+        if billing.is_shared() && billing.is_in_use(WATCH).await? {
+            return Err(Failure::Failed(format!(
+                "a gateway runs on {url}: stop it first; nothing was moved"
+            )));
+        }
+    }
+    let moved = source.move_to(&target).await.map_err(|error| failed(error, to))?;
+    let document = json!({
+        "from": from.to_string(),
+        "to": to.to_string(),
+        "customers": moved.accounts,
+        "entries": moved.entries,
+        "sessions": moved.sessions,
+        "events": moved.events,
+    });
+    let text = format!(
+        "{} customers, {} log entries, {} sessions and {} events are in {to}; every log replays there to the same figures. \
+         Set `store.url` to it before a gateway starts. {from} is as it was.",
+        moved.accounts, moved.entries, moved.sessions, moved.events
+    );
+    Ok(output.print(&document, text)?)
+}
+
+/// As long as these are held, no gateway starts on a store that is a file.
+fn lock_out_gateways(urls: [&StoreUrl; 2], config: &Config) -> Result<Vec<File>, Failure> {
+    let mut folders: Vec<_> = urls.into_iter().filter_map(|url| folder_of(url, config)).collect();
+    folders.dedup();
+    let lock = |folder: &PathBuf| serve::lock(folder).map_err(|error| Failure::Failed(format!("{error:#}")));
+    folders.iter().map(lock).collect()
+}
+
+fn folder_of(url: &StoreUrl, config: &Config) -> Option<PathBuf> {
+    match url {
+        StoreUrl::Sqlite(_) if *url == config.store => Some(config.data_dir.clone()),
+        StoreUrl::Sqlite(file) => {
+            let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty());
+            Some(folder.unwrap_or(Path::new(".")).to_owned())
+        }
+        StoreUrl::Redis(_) => None,
+    }
+}
+
+fn failed(error: MoveError, to: &StoreUrl) -> Failure {
+    let next = match error {
+        MoveError::Store(error) => return error.into(),
+        MoveError::NotEmpty => "nothing was moved; name a store without customers",
+        MoveError::InUse | MoveError::Differs { .. } => "empty the target, stop all gateways, and try again",
+        MoveError::Fault { .. } => {
+            "the source's log is not intact: keep it as it is and find out who wrote to it"
+        }
+    };
+    Failure::Failed(format!("moving to {to}: {error}; {next}"))
+}
