@@ -8,6 +8,7 @@ mod crowd;
 mod doors;
 mod drain;
 mod endings;
+mod gateways;
 mod keeping;
 mod limits;
 mod lost;
