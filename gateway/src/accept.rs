@@ -225,7 +225,7 @@ async fn serve_http<C: Client + 'static>(gateway: &Arc<Gateway>, door: Door, str
     drop(arrival);
     match session::open(gateway, admitted) {
         Ok(socket) => Box::pin(session::serve(gateway, socket, stream, early)).await,
-        Err(started) => Box::pin(session::void(gateway, started, "no browser")).await,
+        Err(started) => Box::pin(session::void(gateway, *started, "no browser")).await,
     }
 }
 

@@ -25,6 +25,8 @@ use crate::token::{Claims, Purpose};
 
 /// Sessions that are asked for a page at a time.
 const CANDIDATES: usize = 64;
+/// The same for who shows no credential, and may be anybody behind the same address.
+const STRANGERS_CANDIDATES: usize = 16;
 /// Longer than the ids of Chrome's targets.
 const TARGET_MAX: usize = 64;
 
@@ -55,7 +57,7 @@ pub async fn named<'a>(call: Call<'a, '_>) -> Result<Admitted<'a>, Refusal> {
 pub async fn session<'a>(call: Call<'a, '_>, id: &str) -> Result<Admitted<'a>, Refusal> {
     call.query.no_parameters()?;
     let (identity, _) = identify(call.gateway, call.headers, &call.query).await?;
-    attach(call.gateway, &find(call.gateway, &identity, id)?, call.client).await
+    attach(call.gateway, &find(call.gateway, &identity, id).await?, call.client).await
 }
 
 /// `/devtools/browser/{id}`: one more socket to the browser of that session; the first one where a token from discovery
@@ -73,9 +75,9 @@ pub async fn browser<'a>(call: Call<'a, '_>, id: &str) -> Result<Admitted<'a>, R
                 return Ok(first(started, starting, None, call.client));
             }
             Found::Live(live) => live,
-            Found::Known(_) => return Err(Refusal::NoSession),
+            Found::Known(session) => return Err(gone(call.gateway, &session)),
         },
-        None => find(call.gateway, &identity, id)?,
+        None => find(call.gateway, &identity, id).await?,
     };
     join_browser(&call, &live).await
 }
@@ -95,7 +97,7 @@ pub async fn page<'a>(call: Call<'a, '_>, target: &str) -> Result<Admitted<'a>, 
         Err(refusal) => return Err(refusal),
     };
     let Some(identity) = identity else {
-        let candidates = call.gateway.sessions.of_client(call.client, CANDIDATES);
+        let candidates = call.gateway.sessions.of_client(call.client, STRANGERS_CANDIDATES);
         return join_page(&call, candidates, target).await.map_err(|refusal| match refusal {
             // The same whether the page is somebody else's or nobody's.
             Refusal::NoSession => Refusal::NoCredential,
@@ -109,30 +111,60 @@ pub async fn page<'a>(call: Call<'a, '_>, target: &str) -> Result<Admitted<'a>, 
                 Ok(first(started, starting, Some(socket), call.client))
             }
             Found::Live(live) => join_first_page(&call, &live).await,
-            Found::Known(_) => Err(Refusal::NoSession),
+            Found::Known(session) => Err(gone(call.gateway, &session)),
         };
     }
-    if let Ok(live) = find(call.gateway, &identity, target) {
+    let sessions = &call.gateway.sessions;
+    let named = may_know(&identity, target).ok();
+    if let Some(live) = named.and_then(|id| sessions.find(&identity.who().account, &id)) {
         return join_first_page(&call, &live).await;
     }
     let candidates = match &identity {
         Identity::Token(Claims { who, session, .. }) => {
-            call.gateway.sessions.find(&who.account, &session.id).into_iter().collect()
+            sessions.find(&who.account, &session.id).into_iter().collect()
         }
-        Identity::Key(who) => call.gateway.sessions.of_account(&who.account, CANDIDATES),
+        Identity::Key(who) => sessions.of_account(&who.account, CANDIDATES),
     };
     join_page(&call, candidates, target).await
 }
 
 /// The live session of that id which the caller may know of.
-pub(crate) fn find(gateway: &Gateway, identity: &Identity, id: &str) -> Result<Arc<Live>, Refusal> {
-    let id: SessionId = id.parse().map_err(|_| Refusal::NoSession)?;
-    if let Identity::Token(Claims { session, .. }) = identity
-        && session.id != id
-    {
-        return Err(Refusal::NoSession);
+///
+/// # Errors
+///
+/// [`Refusal::NoSession`]; or, of a session of the caller's own, that it is not to be had here or now.
+pub(crate) async fn find(gateway: &Gateway, identity: &Identity, id: &str) -> Result<Arc<Live>, Refusal> {
+    let id = may_know(identity, id)?;
+    let account = &identity.who().account;
+    if let Some(live) = gateway.sessions.find(account, &id) {
+        return Ok(live);
     }
-    gateway.sessions.find(&identity.who().account, &id).ok_or(Refusal::NoSession)
+    match gateway.billing.session(account, &id).await {
+        Ok(Some(session)) => Err(gone(gateway, &session)),
+        Ok(None) => Err(Refusal::NoSession),
+        Err(error) => {
+            tracing::warn!(%error, "a session could not be looked up");
+            Err(Refusal::LedgerAway)
+        }
+    }
+}
+
+/// A token is for its own session, a key for all of its account's.
+fn may_know(identity: &Identity, id: &str) -> Result<SessionId, Refusal> {
+    let id = id.parse().map_err(|_| Refusal::NoSession)?;
+    match identity {
+        Identity::Token(claims) if claims.session.id != id => Err(Refusal::NoSession),
+        Identity::Token(_) | Identity::Key(_) => Ok(id),
+    }
+}
+
+/// Why there is no socket to a session of the caller's own which is not live here.
+fn gone(gateway: &Gateway, session: &Session) -> Refusal {
+    match session.state.is_open() {
+        false => Refusal::NoSession,
+        true if session.gateway != gateway.id => Refusal::SessionElsewhere,
+        true => Refusal::SessionBusy,
+    }
 }
 
 /// With what the session of that id may be started: a token says it; or there is a key, and the id is one that discovery
@@ -143,10 +175,9 @@ fn may_start(call: &Call<'_, '_>, identity: &Identity, id: &str) -> Option<Claim
         Identity::Token(claims) => Some(claims.clone()),
         Identity::Key(who) => token_beside(gateway, who, &call.query).or_else(|| {
             let now = gateway.clock.now();
-            gateway.tokens.is_minted(&who.account, id, now).then(|| {
-                let session = id.parse::<SessionId>().expect("it was an id when it was made").into();
-                Claims { who: who.clone(), session, purpose: Purpose::Start, expires: now }
-            })
+            let is_minted = gateway.tokens.is_minted(&who.account, id, now);
+            let session = id.parse::<SessionId>().ok().filter(|_| is_minted)?.into();
+            Some(Claims { who: who.clone(), session, purpose: Purpose::Start, expires: now })
         }),
     };
     claims.filter(|claims| claims.purpose == Purpose::Start && claims.session.id.as_str() == id)
@@ -231,8 +262,7 @@ async fn same_request(gateway: &Gateway, live: &Live, new: &NewSession) -> Resul
 /// Why a session that is in the ledger cannot be had here.
 fn known(gateway: &Gateway, session: &Session, new: &NewSession) -> Refusal {
     match session.state.is_open() {
-        true if session.gateway != gateway.id => Refusal::SessionElsewhere,
-        true => Refusal::SessionBusy,
+        true => gone(gateway, session),
         false if session.request != new.request => {
             Refusal::SessionDiffers { session: api::session_document(gateway, session) }
         }
@@ -323,5 +353,48 @@ fn not_attached(why: NotAttached) -> Refusal {
         NotAttached::Over => Refusal::NoSession,
         NotAttached::Connected => Refusal::AlreadyConnected,
         NotAttached::TooMany => Refusal::TooManySockets { limit: SOCKETS },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use billing::{Actor, GatewayId, NewCustomer};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_is_not_live_here() {
+        let (gateway, _folder) = Gateway::for_tests().await;
+        let (owner, other) = (customer(&gateway).await, customer(&gateway).await);
+        let now = gateway.clock.now();
+        for (id, by) in [("here", gateway.id.clone()), ("elsewhere", GatewayId::random())] {
+            let id: SessionId = id.parse().unwrap();
+            gateway.billing.hold(&owner, id, &by, now).await.unwrap();
+        }
+        let ended =
+            gateway.billing.hold(&owner, SessionId::random(), &gateway.id, now).await.unwrap().session;
+        gateway.billing.void(&ended, "test", now).await.unwrap();
+
+        let cases = [
+            (&owner, "here", "session_busy"),
+            (&owner, "elsewhere", "session_elsewhere"),
+            (&owner, ended.id.as_str(), "no_session"),
+            (&owner, "never", "no_session"),
+            (&owner, "no id", "no_session"),
+            (&other, "here", "no_session"),
+            (&other, "elsewhere", "no_session"),
+        ];
+        for (who, id, code) in cases {
+            let found = find(&gateway, &Identity::Key(who.clone()), id).await;
+            assert_eq!(found.unwrap_err().code(), code, "{id}");
+        }
+    }
+
+    async fn customer(gateway: &Gateway) -> Principal {
+        let (email, plan) = ("a@example.com".to_owned(), "starter".to_owned());
+        let new = NewCustomer { id: None, email, plan, prepaid: None };
+        let created = gateway.billing.create_customer(new, Actor::Operator, gateway.clock.now());
+        let (_, secret) = created.await.unwrap();
+        gateway.billing.authenticate(secret.expose()).await.unwrap().unwrap()
     }
 }

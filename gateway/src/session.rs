@@ -262,15 +262,16 @@ pub struct Socket<'a> {
 /// # Errors
 ///
 /// The browser's socket cannot be used; [`void`] has to follow.
-pub fn open<'a>(gateway: &'a Arc<Gateway>, admitted: Admitted<'a>) -> Result<Socket<'a>, Started> {
+pub fn open<'a>(gateway: &'a Arc<Gateway>, admitted: Admitted<'a>) -> Result<Socket<'a>, Box<Started>> {
     match admitted {
         Admitted::Joined { attached, socket, target, place } => {
+            debug!(session = %attached.live().id, ?target, "a socket joined a session");
             Ok(Socket { attached, browser: socket, target, place })
         }
         Admitted::First { mut started, client, starting, page } => {
             let Some((browser, target)) = first_socket(&mut started, page) else {
                 warn!(session = %started.held.session.id, "the browser's socket cannot be used");
-                return Err(started);
+                return Err(Box::new(started));
             };
             let live = begin(gateway, started);
             let attached = gateway.sessions.begin(Arc::clone(&live), client);

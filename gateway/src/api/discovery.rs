@@ -53,7 +53,7 @@ pub(crate) async fn answer<B>(
     }
     let query = Query::parse(query, gateway.limits.max_duration)?;
     let (identity, account) = identify(gateway, request.headers(), &query).await?;
-    let subject = subject(gateway, identity, &account, query, session)?;
+    let subject = subject(gateway, identity, &account, query, session).await?;
     let site = Site::new(gateway, door, request.headers());
     let body = match document {
         Document::Protocol => gateway.pool.protocol().await.map_err(|_| no_browser())?,
@@ -64,7 +64,7 @@ pub(crate) async fn answer<B>(
 }
 
 /// A key stands for a session that nobody has thought of yet, a token for its own.
-fn subject(
+async fn subject(
     gateway: &Gateway,
     identity: Identity,
     account: &Account,
@@ -78,7 +78,7 @@ fn subject(
         gateway.clock.now().as_millis() + u64::try_from(LIFETIME.as_millis()).unwrap_or(u64::MAX),
     );
     if let Some(id) = session {
-        let live = join::find(gateway, &identity, id)?;
+        let live = join::find(gateway, &identity, id).await?;
         return Ok(running(live, &identity, expires));
     }
     let names_session = query.names_session();
