@@ -184,6 +184,10 @@ fn go_on(due: Due, met: Instant, verdict: Result<(), ExtendError>) -> Option<Due
             live.end(Close::BalanceUsedUp);
             return None;
         }
+        // Its bytes are noted another time; the minute itself was paid for with the session.
+        Err(ExtendError::Store(_)) if is_last && minute <= live.terms.session_minutes => {
+            return Some(Due::ahead_of(minute + 1, live));
+        }
         Err(ExtendError::Store(_)) if is_last => {
             warn!(session = %live.id, "a session ends: its next minute could not be set aside");
             live.end(Close::TryAgain);

@@ -140,6 +140,21 @@ async fn a_session_that_is_not_open_in_the_ledger_does_not_go_on() {
     assert_eq!(session.told().await, Close::TryAgain);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_ledger_that_is_away_ends_no_session_within_the_minutes_that_its_price_covers() {
+    let bench = Bench::open().await;
+    let customer = bench.prepaid(1_000_000).await;
+    let session = bench.begin(&customer).await;
+    let fails_at = |minute| {
+        let due = Due { at: Instant::now(), minute, live: Arc::clone(&session.live) };
+        let starts = due.starts();
+        go_on(due, starts, Err(StoreError::Busy.into()))
+    };
+    assert_eq!(fails_at(5).map(|next| next.minute), Some(6));
+    assert!(fails_at(6).is_none());
+    assert_eq!(session.told().await, Close::TryAgain);
+}
+
 /// A gateway with a ledger of its own and no browser.
 struct Bench {
     gateway: Arc<Gateway>,
