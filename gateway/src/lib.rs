@@ -6,6 +6,9 @@
 //! [spliced](splice) between the two sockets while started minutes are [metered](meter); and every way out passes
 //! through [`settle`]. [`session`] calls these in that order.
 
+// A connection's task holds everything that may follow; whether it may cross threads is asked through all of it.
+#![recursion_limit = "256"]
+
 pub mod config;
 pub mod cli;
 
