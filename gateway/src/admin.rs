@@ -1,4 +1,4 @@
-//! The operator's port: metrics, health, drain. It asks for no credential, so it listens on loopback unless told otherwise.
+//! The operator's port: metrics, health, what there is, drain. It asks for no credential, so it listens on loopback unless told otherwise.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -13,15 +13,18 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use metrics_exporter_prometheus::PrometheusHandle;
+use serde::Serialize;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio::time::sleep;
 
+use crate::metrics::{Census, Report};
 use crate::serve::{Gateway, Tenure};
 
 /// Prometheus, a probe or two, a person.
 const CONNECTIONS: usize = 64;
 const HEADER: Duration = Duration::from_secs(5);
+const WHAT_THERE_IS: &str = "GET /metrics /healthz /readyz /debug/sessions, POST /drain\n";
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Serves until it is dropped, or another process has the door.
@@ -41,8 +44,8 @@ pub async fn serve(listener: TcpListener, gateway: Arc<Gateway>, metrics: Promet
         let (gateway, metrics) = (Arc::clone(&gateway), metrics.clone());
         tokio::spawn(async move {
             let service = service_fn(|request| {
-                let response = answer(&request, &gateway, &metrics);
-                async { Ok::<_, Infallible>(response) }
+                let (gateway, metrics) = (&gateway, &metrics);
+                async move { Ok::<_, Infallible>(answer(&request, gateway, metrics).await) }
             });
             // A scraper that hangs up is no news.
             let _ = http1::Builder::new()
@@ -55,13 +58,17 @@ pub async fn serve(listener: TcpListener, gateway: Arc<Gateway>, metrics: Promet
     }
 }
 
-fn answer(
+async fn answer(
     request: &Request<Incoming>,
     gateway: &Gateway,
     metrics: &PrometheusHandle,
 ) -> Response<Full<Bytes>> {
     match (request.method(), request.uri().path()) {
-        (&Method::GET, "/metrics") => text(StatusCode::OK, metrics.render()),
+        (&Method::GET, "/metrics") => {
+            Census::take(gateway).await.report();
+            text(StatusCode::OK, metrics.render())
+        }
+        (&Method::GET, "/debug/sessions") => json(&Report::make(gateway).await),
         (&Method::GET, "/healthz") => text(StatusCode::OK, "alive\n".to_owned()),
         (&Method::GET, "/readyz") if gateway.is_draining() => {
             text(StatusCode::SERVICE_UNAVAILABLE, "draining\n".to_owned())
@@ -74,11 +81,18 @@ fn answer(
             gateway.drain();
             text(StatusCode::ACCEPTED, format!("draining {} sessions\n", gateway.sessions.len()))
         }
-        (_, "/metrics" | "/healthz" | "/readyz" | "/drain") => {
-            text(StatusCode::METHOD_NOT_ALLOWED, "GET /metrics /healthz /readyz, POST /drain\n".to_owned())
+        (_, "/metrics" | "/healthz" | "/readyz" | "/debug/sessions" | "/drain") => {
+            text(StatusCode::METHOD_NOT_ALLOWED, WHAT_THERE_IS.to_owned())
         }
-        _ => text(StatusCode::NOT_FOUND, "GET /metrics /healthz /readyz, POST /drain\n".to_owned()),
+        _ => text(StatusCode::NOT_FOUND, WHAT_THERE_IS.to_owned()),
     }
+}
+
+fn json(document: &impl Serialize) -> Response<Full<Bytes>> {
+    let mut response =
+        Response::new(Full::from(serde_json::to_vec(document).expect("it has no keys that JSON lacks")));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
 }
 
 fn text(status: StatusCode, body: String) -> Response<Full<Bytes>> {

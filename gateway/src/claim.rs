@@ -47,11 +47,13 @@ pub async fn claim(
 async fn wait(gateway: Arc<Gateway>, held: Reserved, share: Share) -> Result<(Lease, Reserved), Refusal> {
     let (mut reply, answer) = oneshot::channel();
     tokio::spawn(async move {
+        let waits = gateway.sessions.wait(&held.session.account, &held.session.id);
         let deadline = Instant::now() + gateway.start_timeout;
         let claimed = tokio::select! {
             claimed = gateway.pool.claim(held.session.account.as_str(), share, deadline) => claimed.map_err(refusal),
             () = reply.closed() => return settle::void(&gateway, &held, "client left the queue").await,
         };
+        drop(waits);
         match claimed {
             Ok(lease) => {
                 if let Err(Ok((lease, held))) = reply.send(Ok((lease, held))) {

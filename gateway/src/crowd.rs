@@ -76,6 +76,12 @@ impl Crowd {
         Some(Guest { crowd: self, origin })
     }
 
+    /// Connections at this moment.
+    #[must_use]
+    pub fn connections(&self) -> usize {
+        self.inside.iter().map(|inside| *inside as usize).sum()
+    }
+
     /// Whether keys of that address are looked up.
     ///
     /// # Errors

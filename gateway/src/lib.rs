@@ -40,3 +40,4 @@ pub mod clock;
 pub mod drain;
 pub mod takeover;
 pub mod admin;
+pub mod metrics;

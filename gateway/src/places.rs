@@ -58,12 +58,6 @@ impl Places {
         self.browsers / self.each
     }
 
-    /// Connections at a time of those that are free now.
-    #[must_use]
-    pub fn free_connections(&self) -> usize {
-        self.connections.available_permits()
-    }
-
     /// A session's place, until the permit is dropped.
     ///
     /// # Errors
@@ -108,7 +102,7 @@ mod tests {
     fn there_is_a_descriptor_for_everything() {
         for (limit, each, idle) in [(1_024, 3, 50), (20_000, 3, 50), (20_000, 1, 10), (1_048_576, 3, 1_000)] {
             let places = Places::of(limit, each, idle);
-            let connections = places.free_connections() as u64;
+            let connections = places.connections.available_permits() as u64;
             let used = u64::from(places.browsers) + connections + u64::from(each) * idle as u64 + RESERVED;
             assert!(used <= limit, "{limit} {each} {idle}: {used}");
             assert!(used > limit - u64::from(each), "{limit} {each} {idle}: {used}");
@@ -119,7 +113,7 @@ mod tests {
     #[test]
     fn one_session_at_least() {
         let places = Places::of(64, 3, 50);
-        assert_eq!((places.sessions(), places.free_connections()), (1, 1));
+        assert_eq!((places.sessions(), places.connections.available_permits()), (1, 1));
         let session = places.enter().unwrap();
         assert_eq!(places.enter().unwrap_err(), Refusal::Full);
         drop(session);

@@ -6,7 +6,7 @@ use std::net::{SocketAddr, TcpListener as StdListener};
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -17,6 +17,7 @@ use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use pool::{FixedEndpoint, Pool, ProviderSettings, remove_leftovers};
 use rustix::fs::{FlockOperation, flock};
 use tokio::net::TcpListener;
+use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
@@ -61,6 +62,8 @@ pub struct Gateway {
     pub limits: limits::Limits,
     /// The document of the REST API, made when it is first asked for.
     pub openapi: OnceLock<Bytes>,
+    /// This one and those of the edge threads.
+    runtimes: Mutex<Vec<Handle>>,
     /// Who may still come to ask for a session.
     pub arrivals: Arrivals,
     /// Both doors accept.
@@ -120,6 +123,7 @@ impl Gateway {
                 connect_timeout: Duration::from_secs(300),
             },
             openapi: OnceLock::new(),
+            runtimes: Mutex::default(),
             arrivals: Arrivals::default(),
             serving: AtomicBool::new(true),
             has_predecessor: AtomicBool::new(false),
@@ -145,6 +149,12 @@ impl Gateway {
             ours
         });
         self.draining.send_replace(true);
+    }
+
+    /// The runtimes whose tasks are this gateway's.
+    #[must_use]
+    pub fn runtimes(&self) -> Vec<Handle> {
+        self.runtimes.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     #[must_use]
@@ -312,6 +322,7 @@ async fn open(config: &Config, data_dir: &Path, succeeds: bool) -> Result<Arc<Ga
             connect_timeout: config.session.connect_timeout,
         },
         openapi: OnceLock::new(),
+        runtimes: Mutex::new(vec![Handle::current()]),
         arrivals: Arrivals::default(),
         serving: AtomicBool::new(false),
         has_predecessor: AtomicBool::new(succeeds),
@@ -434,6 +445,7 @@ async fn wait_for_warmth(gateway: &Gateway, limit: Duration) {
 /// A thread with a reactor of its own, on which sessions live from accept to end.
 fn start_edge(number: usize, doors: Doors, gateway: Arc<Gateway>) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    gateway.runtimes.lock().unwrap_or_else(PoisonError::into_inner).push(runtime.handle().clone());
     thread::Builder::new().name(format!("edge-{number}")).spawn(move || {
         runtime.block_on(async {
             if let Err(error) = doors.serve(gateway).await {

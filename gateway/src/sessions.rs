@@ -15,6 +15,7 @@ use billing::{AccountId, Reserved, Session, SessionId, Terms, Timestamp};
 use dashmap::{DashMap, Entry};
 use futures_util::task::AtomicWaker;
 use pool::{Lease, Upstream};
+use serde::Serialize;
 use tokio::sync::{Notify, OwnedSemaphorePermit, watch};
 use tokio::time::Instant;
 
@@ -236,6 +237,26 @@ impl Live {
         self.members().kept
     }
 
+    /// Where it stands, and how many sockets it has.
+    pub(crate) fn stage(&self) -> (Stage, u32) {
+        let members = self.members();
+        let stage = if members.over {
+            Stage::Settling
+        } else if self.told().is_some() {
+            Stage::Ending
+        } else if members.kept {
+            Stage::Detached
+        } else {
+            Stage::Open
+        };
+        (stage, members.sockets)
+    }
+
+    /// Bytes so far: from its clients, and to them.
+    pub(crate) fn passed(&self) -> (u64, u64) {
+        (self.up_bytes.load(Ordering::Relaxed), self.down_bytes.load(Ordering::Relaxed))
+    }
+
     /// Asks each of its sockets for a ping that has passed nothing in so many looks.
     pub(crate) fn look_at_lines(&self, patience: u32) {
         self.first.look(patience);
@@ -304,14 +325,44 @@ impl Members {
     }
 }
 
+/// How far a session has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Stage {
+    /// Its price is set aside, and it waits for a browser.
+    Waiting,
+    /// It has begun, and has had no socket yet.
+    Detached,
+    Open,
+    /// Its sockets were told to end.
+    Ending,
+    /// Nobody is attached any more.
+    Settling,
+}
+
 /// All live sessions of this gateway.
 #[derive(Debug, Default)]
 pub struct Sessions {
     live: DashMap<(AccountId, SessionId), Arc<Live>>,
     /// Those whose id was known before they began, from the hold until they are live.
     starting: DashMap<(AccountId, SessionId), watch::Receiver<()>>,
+    /// Those that wait for a browser, and since when.
+    waiting: DashMap<(AccountId, SessionId), Instant>,
     /// Set once all are to end: who comes in later is told at once.
     closing: OnceLock<Close>,
+}
+
+/// A session that waits for a browser, until it is dropped.
+#[derive(Debug)]
+pub struct Waits<'a> {
+    sessions: &'a Sessions,
+    key: (AccountId, SessionId),
+}
+
+impl Drop for Waits<'_> {
+    fn drop(&mut self) {
+        self.sessions.waiting.remove(&self.key);
+    }
 }
 
 /// The right to start a session of an id that others know as well, until it is live or has failed.
@@ -436,12 +487,32 @@ impl Last<'_> {
 impl Drop for Last<'_> {
     fn drop(&mut self) {
         self.sessions.live.remove(&(self.live.account.clone(), self.live.id.clone()));
-        metrics::gauge!("ufb_gateway_live_sessions").decrement(1.0);
         self.live.is_over();
     }
 }
 
 impl Sessions {
+    /// Notes a session that waits for a browser, until the answer is dropped.
+    #[must_use]
+    pub fn wait(&self, account: &AccountId, id: &SessionId) -> Waits<'_> {
+        let key = (account.clone(), id.clone());
+        self.waiting.insert(key.clone(), Instant::now());
+        Waits { sessions: self, key }
+    }
+
+    /// How many wait for a browser.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// Each that waits, and since when.
+    pub fn for_each_waiting(&self, mut visit: impl FnMut(&AccountId, &SessionId, Instant)) {
+        for entry in &self.waiting {
+            visit(&entry.key().0, &entry.key().1, *entry.value());
+        }
+    }
+
     /// Registers a session that has begun, with its first socket.
     #[must_use]
     pub fn begin(&self, live: Arc<Live>, client: IpAddr) -> Attached<'_> {
@@ -464,7 +535,6 @@ impl Sessions {
 
     fn register(&self, live: &Arc<Live>) {
         self.live.insert((live.account.clone(), live.id.clone()), Arc::clone(live));
-        metrics::gauge!("ufb_gateway_live_sessions").increment(1.0);
         if let Some(close) = self.closing.get() {
             live.end(*close);
         }

@@ -185,6 +185,13 @@ enum Hand {
     Fixed(#[expect(dead_code, reason = "held for its drop")] Slot),
 }
 
+impl Drop for Browser {
+    /// Nobody watches it any more, so it has ended, or is not ours.
+    fn drop(&mut self) {
+        metrics::gauge!("ufb_pool_browsers").decrement(1.0);
+    }
+}
+
 impl Browser {
     /// One that was never started. `path` tells it from others.
     #[cfg(all(test, not(feature = "loom")))]
@@ -193,7 +200,7 @@ impl Browser {
         let slot = Fixed::new(vec![endpoint], NonZeroUsize::MIN).reserve().expect("nobody else reserves");
         let endpoint = Endpoint { address: SocketAddr::from(([127, 0, 0, 1], 0)), path };
         let (_, exit) = watch::channel(None);
-        Self { endpoint, claimable: Claimable::new(), exit, hand: Hand::Fixed(slot) }
+        Self::new(endpoint, exit, Hand::Fixed(slot))
     }
 
     /// What whoever runs it calls it: a process by its number, somebody else's browser by the id in its own path.
@@ -202,6 +209,12 @@ impl Browser {
             Hand::Process(group) => format!("process-{}", group.id()),
             Hand::Fixed(_) => self.endpoint.path.rsplit('/').next().unwrap_or_default().to_owned(),
         }
+    }
+
+    /// One that runs from here on.
+    fn new(endpoint: Endpoint, exit: watch::Receiver<Option<Verdict>>, hand: Hand) -> Self {
+        metrics::gauge!("ufb_pool_browsers").increment(1.0);
+        Self { endpoint, claimable: Claimable::new(), exit, hand }
     }
 
     /// Ends it now; its profile is removed behind it. Harmless when it is gone already.

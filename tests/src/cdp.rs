@@ -6,6 +6,7 @@ use anyhow::{Context, Result, bail, ensure};
 use futures_util::{SinkExt, StreamExt};
 use rustix::net::sockopt::set_socket_linger;
 use serde_json::{Value, json};
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
@@ -181,6 +182,24 @@ impl Cdp {
         // Closing a socket that lingers for no time at all sends a reset.
         set_socket_linger(stream.as_fd(), Some(std::time::Duration::ZERO))?;
         Ok(())
+    }
+
+    /// Sends bytes that need be no frames. Returns when the kernel has taken all of them.
+    ///
+    /// # Errors
+    ///
+    /// The connection ended.
+    pub async fn send_bytes(&mut self, bytes: &[u8]) -> Result<()> {
+        Ok(self.socket.get_mut().write_all(bytes).await?)
+    }
+
+    /// Says that nothing more will come, and goes on reading.
+    ///
+    /// # Errors
+    ///
+    /// The connection ended.
+    pub async fn half_close(&mut self) -> Result<()> {
+        Ok(self.socket.get_mut().shutdown().await?)
     }
 
     /// How many bytes wait in the kernel to be read.

@@ -12,7 +12,6 @@ use tokio::sync::watch;
 use super::{Browser, FixedEndpoint, Hand, ProviderError};
 use crate::http;
 use crate::lease::Endpoint;
-use crate::ready::Claimable;
 
 /// More than any browser answers to `/json/version`.
 const ANSWER_BYTES: u64 = 64 * 1024;
@@ -72,7 +71,7 @@ impl Slot {
         // The sender is dropped here: nobody will ever tell how this browser ends.
         let (_, exit) = watch::channel(None);
         let endpoint = Endpoint { address, path };
-        Ok(Browser { endpoint, claimable: Claimable::new(), exit, hand: Hand::Fixed(self) })
+        Ok(Browser::new(endpoint, exit, Hand::Fixed(self)))
     }
 }
 

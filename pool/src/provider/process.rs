@@ -19,7 +19,6 @@ use tracing::{debug, info, warn};
 
 use super::{Browser, Hand, ProviderError, Verdict};
 use crate::lease::Endpoint;
-use crate::ready::Claimable;
 
 /// What Chrome says on its standard error once it serves.
 const LISTENING: &str = "DevTools listening on ws://";
@@ -76,7 +75,7 @@ impl Processes {
         let guard = Guard(Some(group));
         let endpoint = listening(&mut words).await?;
         tokio::spawn(listen_on(words));
-        Ok(Browser { endpoint, claimable: Claimable::new(), exit, hand: Hand::Process(guard.disarm()) })
+        Ok(Browser::new(endpoint, exit, Hand::Process(guard.disarm())))
     }
 
     #[expect(clippy::type_complexity, reason = "the three handles of one child")]

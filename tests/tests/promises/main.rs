@@ -10,6 +10,7 @@ mod drain;
 mod endings;
 mod gateways;
 mod keeping;
+mod hostile;
 mod limits;
 mod lost;
 mod moving;

@@ -1,0 +1,140 @@
+//! What this process holds at this moment: gauges that only grow tell of a leak, and the list of sessions tells whose it is.
+//!
+//! Counted when somebody asks, so that it costs the sessions nothing.
+
+use std::fs;
+use std::time::Duration;
+
+use metrics::gauge;
+use serde::Serialize;
+use tokio::runtime::Handle;
+use tokio::time::timeout;
+use tracing::warn;
+
+use crate::serve::Gateway;
+use crate::sessions::Stage;
+
+/// How long the ledger may take to say which holds are this gateway's. Whoever asks for metrics waits for that.
+const LEDGER: Duration = Duration::from_secs(1);
+
+/// How much there is of everything that a session takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Census {
+    /// Of all runtimes.
+    tasks: usize,
+    /// Open ones of this process.
+    descriptors: usize,
+    connections: usize,
+    /// Sessions that have begun and are not settled.
+    live_sessions: usize,
+    /// Sessions that have a price set aside and wait for a browser.
+    waiting_sessions: usize,
+    /// Sessions of this gateway that the ledger has not settled; none where it did not answer.
+    holds: Option<usize>,
+}
+
+impl Census {
+    pub async fn take(gateway: &Gateway) -> Self {
+        Self {
+            tasks: gateway.runtimes().iter().map(alive).sum(),
+            descriptors: descriptors(),
+            connections: gateway.crowd.connections(),
+            live_sessions: gateway.sessions.len(),
+            waiting_sessions: gateway.sessions.waiting(),
+            holds: holds(gateway).await,
+        }
+    }
+
+    #[expect(clippy::cast_precision_loss, reason = "a gauge is a float, and these are small")]
+    pub fn report(&self) {
+        gauge!("ufb_gateway_tasks").set(self.tasks as f64);
+        gauge!("ufb_gateway_descriptors").set(self.descriptors as f64);
+        gauge!("ufb_gateway_connections").set(self.connections as f64);
+        gauge!("ufb_gateway_live_sessions").set(self.live_sessions as f64);
+        gauge!("ufb_gateway_waiting_sessions").set(self.waiting_sessions as f64);
+        if let Some(holds) = self.holds {
+            gauge!("ufb_gateway_holds").set(holds as f64);
+        }
+    }
+}
+
+fn alive(runtime: &Handle) -> usize {
+    runtime.metrics().num_alive_tasks()
+}
+
+/// One of them is the directory's that is read for it.
+fn descriptors() -> usize {
+    fs::read_dir("/proc/self/fd").map_or(0, |entries| entries.count().saturating_sub(1))
+}
+
+async fn holds(gateway: &Gateway) -> Option<usize> {
+    match timeout(LEDGER, gateway.billing.open_sessions_of(&gateway.id)).await {
+        Ok(Ok(holds)) => Some(holds.len()),
+        Ok(Err(error)) => {
+            warn!(%error, "the ledger does not say which holds are this gateway's");
+            None
+        }
+        Err(_) => None,
+    }
+}
+
+/// Everything that is known of the sessions of this gateway. No credential, no payload, no customer's own words.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Report {
+    gateway: String,
+    census: Census,
+    sessions: Vec<Known>,
+}
+
+/// One session.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Known {
+    session: String,
+    account: String,
+    stage: Stage,
+    /// Milliseconds in all stages but waiting; then since it waits.
+    age: u64,
+    sockets: u32,
+    up_bytes: u64,
+    down_bytes: u64,
+}
+
+impl Report {
+    pub async fn make(gateway: &Gateway) -> Self {
+        let mut sessions = Vec::new();
+        gateway.sessions.for_each(|live| {
+            let (stage, sockets) = live.stage();
+            let (up_bytes, down_bytes) = live.passed();
+            sessions.push(Known {
+                session: live.id.to_string(),
+                account: live.account.to_string(),
+                stage,
+                age: millis(live.begun.elapsed()),
+                sockets,
+                up_bytes,
+                down_bytes,
+            });
+        });
+        gateway.sessions.for_each_waiting(|account, id, since| {
+            sessions.push(Known {
+                session: id.to_string(),
+                account: account.to_string(),
+                stage: Stage::Waiting,
+                age: millis(since.elapsed()),
+                sockets: 0,
+                up_bytes: 0,
+                down_bytes: 0,
+            });
+        });
+        // The oldest first: what leaks is old.
+        sessions.sort_unstable_by_key(|session| std::cmp::Reverse(session.age));
+        Self { gateway: gateway.id.to_string(), census: Census::take(gateway).await, sessions }
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
