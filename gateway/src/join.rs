@@ -10,7 +10,7 @@ use billing::{NewSession, Principal, Session, SessionId};
 use futures_util::future::select_ok;
 use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::api;
 use crate::authenticate::{Identity, authenticate, identify, token_beside};
@@ -43,7 +43,10 @@ pub async fn named<'a>(call: Call<'a, '_>) -> Result<Admitted<'a>, Refusal> {
         Found::Started(started, starting) => Ok(first(started, starting, None, client)),
         Found::Live(live) => {
             same_request(gateway, &live, &new).await?;
-            attach(gateway, &live, client).await
+            match attach(gateway, &live, client).await {
+                Err(Refusal::NoSession) => Err(over(gateway, &live, &new).await),
+                attached => attached,
+            }
         }
         Found::Known(session) => Err(known(gateway, &session, &new)),
     }
@@ -267,6 +270,14 @@ fn known(gateway: &Gateway, session: &Session, new: &NewSession) -> Refusal {
             Refusal::SessionDiffers { session: api::session_document(gateway, session) }
         }
         false => Refusal::SessionEnded { session: api::session_document(gateway, session) },
+    }
+}
+
+/// The same for one that is live and ends at this moment: its record comes soon.
+async fn over(gateway: &Gateway, live: &Live, new: &NewSession) -> Refusal {
+    match timeout(gateway.start_timeout, live.settled()).await {
+        Ok(Some(record)) => known(gateway, &record, new),
+        Ok(None) | Err(_) => Refusal::SessionBusy,
     }
 }
 

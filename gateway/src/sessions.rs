@@ -231,7 +231,13 @@ impl Live {
         self.members().client
     }
 
-    /// Whether a socket was ever attached.
+    /// Whether nobody can attach to it any more.
+    #[must_use]
+    pub fn is_ending(&self) -> bool {
+        self.told().is_some() || self.members().over
+    }
+
+    /// Whether it waits for its first socket.
     #[must_use]
     pub fn is_detached(&self) -> bool {
         self.members().kept

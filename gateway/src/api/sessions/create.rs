@@ -96,7 +96,7 @@ impl Operation for Create {
 fn repeated(call: &Call<'_>, session: Session) -> Result<Arc<Live>, Refusal> {
     let gateway = call.gateway;
     match gateway.sessions.find(&session.account, &session.id) {
-        Some(live) if live.told().is_some() => Err(Refusal::SessionBusy),
+        Some(live) if live.is_ending() => Err(Refusal::SessionBusy),
         Some(live) => Ok(live),
         None => Err(match session.state {
             State::Posted | State::Voided => {
