@@ -4,6 +4,7 @@
 
 use std::convert::Infallible;
 use std::io::Cursor;
+use std::time::Duration;
 
 use bytes::Bytes;
 use gateway::accept;
@@ -20,6 +21,9 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use libfuzzer_sys::fuzz_target;
 use tokio::runtime::{Builder, Runtime};
+
+/// What `timeout` may say at most.
+const LONGEST: Duration = Duration::from_secs(3600);
 
 thread_local! {
     static RUNTIME: Runtime = Builder::new_current_thread().enable_time().build().expect("no descriptor is needed");
@@ -62,7 +66,7 @@ fn answer(request: &Request<Incoming>) -> Response<Full<Bytes>> {
 
 fn asked(request: &Request<Incoming>) -> Result<Handshake, Refusal> {
     let handshake = Handshake::parse(request)?;
-    let query = Query::parse(request.uri().query())?;
+    let query = Query::parse(request.uri().query(), LONGEST)?;
     if let Some(host) = Host::of(request.headers()) {
         assert!(!format!("{host:?}").contains("ufb_"), "a key in what may be logged");
     }
