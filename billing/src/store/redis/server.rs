@@ -4,6 +4,7 @@ use std::io::{BufRead as _, BufReader};
 use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use tempfile::TempDir;
 
@@ -49,7 +50,21 @@ impl Server {
         create.extend(addresses.iter().map(String::as_str));
         create.push("--cluster-yes");
         nodes[0].ask(&create);
+        nodes.iter().for_each(Server::wait_for_its_cluster);
         nodes
+    }
+
+    /// A node turns its part of a new Cluster away until it has been up for two seconds and knows who has the rest. Each
+    /// finds that out by itself, and nobody tells when.
+    fn wait_for_its_cluster(&self) {
+        const ATTEMPTS: u32 = 1_000;
+        for _ in 0..ATTEMPTS {
+            if self.ask(&["CLUSTER", "INFO"]).contains("cluster_state:ok") {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        panic!("the node {} takes no part in its Cluster", self.address());
     }
 
     /// Watches over `master`, and makes a replica its successor when it is told to.
