@@ -16,8 +16,9 @@ use bytes::Bytes;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use rustix::net::{self, AddressFamily, SocketFlags, SocketType};
+use rustix::net::{self, AddressFamily, RecvFlags, SocketFlags, SocketType};
 use rustls::ServerConfig;
+use tokio::io::Interest;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::time::{sleep, timeout};
@@ -29,12 +30,16 @@ use crate::session::{self, Admitted, Door};
 use crate::splice::Client;
 use crate::takeover::Part;
 
-/// A TLS handshake takes two round trips; a client that needs longer than this is not one.
+/// From the accept to the first byte. A client speaks as soon as it is connected, so its first packet is lost twice in
+/// this time, and comes. Whoever is silent has nothing to say, and is not kept for as long as one who says it slowly.
+const FIRST_BYTE: Duration = Duration::from_secs(5);
+/// A TLS handshake takes two round trips; a client that needs longer than this, the first byte included, is not one.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// From the first to the last byte of a request's header.
 const HEADER: Duration = Duration::from_secs(10);
 /// By then everybody who came in has asked for something, or was turned away.
 pub(crate) const LATEST_REQUEST: Duration = HANDSHAKE.saturating_add(HEADER);
+const _: () = assert!(FIRST_BYTE.as_secs() < HANDSHAKE.as_secs(), "a handshake begins with it");
 /// The largest header that is parsed. Cookies and long tokens fit.
 const HEADER_BYTES: usize = 32 * 1024;
 /// Connections that the kernel holds for us: a burst of new clients within the moments that a thread is busy. The system
@@ -204,15 +209,41 @@ struct Visit {
 async fn serve_plain(gateway: Arc<Gateway>, stream: TcpStream, visit: Visit) {
     // Who has too many is not even told: an answer, a handshake first, is what a flood wants.
     let Some(_guest) = gateway.crowd.enter(visit.client) else { return };
-    serve_http(&gateway, Door::Plain, stream, visit).await;
+    if speaks(&stream).await {
+        serve_http(&gateway, Door::Plain, stream, visit).await;
+    }
 }
 
 async fn serve_tls(gateway: Arc<Gateway>, tls: TlsAcceptor, stream: TcpStream, visit: Visit) {
     let Some(_guest) = gateway.crowd.enter(visit.client) else { return };
-    match Box::pin(timeout(HANDSHAKE, tls.accept(stream))).await {
-        Ok(Ok(stream)) => serve_http(&gateway, Door::Tls, stream, visit).await,
-        Ok(Err(error)) => debug!(%error, "a TLS handshake failed"),
+    let handshake = async {
+        if !speaks(&stream).await {
+            return None;
+        }
+        Some(tls.accept(stream).await)
+    };
+    match Box::pin(timeout(HANDSHAKE, handshake)).await {
+        Ok(Some(Ok(stream))) => serve_http(&gateway, Door::Tls, stream, visit).await,
+        Ok(Some(Err(error))) => debug!(%error, "a TLS handshake failed"),
+        Ok(None) => {}
         Err(_) => debug!("a TLS handshake took too long"),
+    }
+}
+
+/// Whether anything comes, an end included, while there is time. Nothing is read.
+async fn speaks(stream: &TcpStream) -> bool {
+    let look = || Ok(net::recv(stream, &mut [0; 1], RecvFlags::PEEK)?.0);
+    match stream.try_io(Interest::READABLE, look) {
+        // The runtime takes a new connection for readable until a look at it says otherwise.
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+        looked => return looked.is_ok(),
+    }
+    match timeout(FIRST_BYTE, stream.readable()).await {
+        Ok(readable) => readable.is_ok(),
+        Err(_) => {
+            debug!("a client was silent");
+            false
+        }
     }
 }
 

@@ -93,6 +93,28 @@ async fn clients_that_dawdle() -> Result<()> {
 }
 
 #[tokio::test]
+async fn who_says_nothing_is_kept_for_less_long_than_who_speaks_slowly() -> Result<()> {
+    let (_browser, gateway, _, before) = fast().await?;
+    let (mut plain, mut tls) = (connect(gateway.door()).await?, connect(tls_door(&gateway)).await?);
+    plain.write_all(b"GET /nowhere").await?;
+    tls.write_all(b"\x16\x03\x01\x02\x00").await?;
+
+    // They come later, and have to go first.
+    let mut silent = [connect(gateway.door()).await?, connect(tls_door(&gateway)).await?];
+    for said in join_all(silent.iter_mut().map(rest)).await {
+        ensure!(said.is_empty(), "{}", String::from_utf8_lossy(&said));
+    }
+
+    plain.write_all(b" HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n").await?;
+    let said = rest(&mut plain).await;
+    ensure!(said.starts_with(b"HTTP/1.1 404 "), "{}", String::from_utf8_lossy(&said));
+    tls.write_all(&[0; 512]).await?;
+    let said = rest(&mut tls).await;
+    ensure!(said.starts_with(&[0x15]), "no alert, but {said:?}");
+    gateway.nothing_is_left(before).await
+}
+
+#[tokio::test]
 async fn headers_that_are_too_large() -> Result<()> {
     let (_browser, gateway, customer, before) = fast().await?;
     let one = format!("x-large: {}\r\n", "x".repeat(64 * 1024));
