@@ -128,7 +128,13 @@ pub async fn page<'a>(call: Call<'a, '_>, target: &str) -> Result<Admitted<'a>, 
         }
         Identity::Key(who) => sessions.of_account(&who.account, CANDIDATES),
     };
-    join_page(&call, candidates, target).await
+    match join_page(&call, candidates, target).await {
+        // Not a page, then; it may be the name of a session that is not live here.
+        Err(Refusal::NoSession) => {
+            Err(find(call.gateway, &identity, target).await.err().unwrap_or(Refusal::SessionBusy))
+        }
+        joined => joined,
+    }
 }
 
 /// The live session of that id which the caller may know of.

@@ -7,6 +7,7 @@ mod discovery;
 mod crowd;
 mod doors;
 mod drain;
+mod elsewhere;
 mod endings;
 mod gateways;
 mod keeping;
