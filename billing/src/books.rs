@@ -5,10 +5,12 @@ use std::slice;
 use std::sync::Arc;
 
 use futures_util::future::try_join_all;
+use tokio::sync::Notify;
 
 use crate::account::Account;
 use crate::audit::{Actor, Entry, Fault, Verified};
-use crate::event::{Cursor, Event};
+use crate::delivery::Group;
+use crate::event::{Bell, Cursor, Event};
 use crate::id::{AccountId, CommandId, GatewayId, KeyId, SessionId};
 use crate::key::{Key, Principal, Secret, SigningKey};
 use crate::ledger::{
@@ -22,6 +24,7 @@ use crate::session::{End, Session, SessionCursor, State};
 use crate::store::{Committed, Deferred, Durability, LIST_MAX, Noted, Store, StoreError, StoreUrl};
 use crate::time::{Period, Timestamp};
 use crate::usage::{self, PeriodUsage, Span, Usage};
+use crate::webhook::WebhookError;
 
 #[cfg(test)]
 mod tests;
@@ -166,6 +169,9 @@ pub enum Error {
     /// The ledger refused it.
     #[error(transparent)]
     Refused(#[from] Refused),
+    /// It is about webhooks.
+    #[error(transparent)]
+    Webhook(WebhookError),
     /// The account and its audit log do not agree.
     #[error(transparent)]
     Fault(#[from] Fault),
@@ -188,6 +194,10 @@ struct Shared {
     store: Store,
     catalogue: Catalogue,
     limits: Limits,
+    /// Of each group's consumer in this process.
+    bells: [Bell; Group::ALL.len()],
+    /// Notified when there is a new parcel.
+    parcels: Notify,
 }
 
 /// What a command is about, and what must have happened before it is answered.
@@ -213,7 +223,8 @@ impl Billing {
     /// When the store cannot be opened, or was made by another version of this program.
     pub fn open(url: &StoreUrl, catalogue: Catalogue, limits: Limits) -> Result<Billing, StoreError> {
         let store = Store::open(url)?;
-        Ok(Billing { shared: Arc::new(Shared { store, catalogue, limits }) })
+        let (bells, parcels) = Default::default();
+        Ok(Billing { shared: Arc::new(Shared { store, catalogue, limits, bells, parcels }) })
     }
 
     /// Whether other gateways may be at work on the same store.
@@ -247,7 +258,7 @@ impl Billing {
         let opening = Opening { id, email: new.email, prepaid: new.prepaid, key };
         let change = Arc::new(ledger::open(opening, &actor, Context { plan, now })?);
         match self.store().commit(0, &change).await? {
-            Committed::Done => {}
+            Committed::Done => self.ring(&change),
             Committed::Conflict | Committed::Exists => return Err(Error::AccountExists),
         }
         self.store().wait_for(Durability::Disk).await?;
@@ -897,6 +908,24 @@ impl Billing {
         &self.shared.store
     }
 
+    pub(crate) fn bell(&self, group: Group) -> &Bell {
+        &self.shared.bells[group as usize]
+    }
+
+    pub(crate) fn parcels(&self) -> &Notify {
+        &self.shared.parcels
+    }
+
+    /// Tells the consumers in this process that there are events. What is not told of here they find by looking.
+    fn ring(&self, change: &Change) {
+        if change.events.is_empty() {
+            return;
+        }
+        if let Ok(stream) = u8::try_from(self.event_stream_of(&change.account.id)) {
+            self.shared.bells.iter().for_each(|bell| bell.ring(stream));
+        }
+    }
+
     /// An operator's or a customer's change to the account itself.
     async fn change_account(
         &self,
@@ -962,7 +991,10 @@ impl Billing {
             let given = Context { plan: self.plan(&account)?, now: order.now };
             let decided = match decide(&account, &sessions, given) {
                 Ok(Answer::Change(change)) => match self.store().commit(account.version, &change).await? {
-                    Committed::Done => Ok(Applied::Changed(change)),
+                    Committed::Done => {
+                        self.ring(&change);
+                        Ok(Applied::Changed(change))
+                    }
                     Committed::Exists => Ok(Applied::Exists),
                     Committed::Conflict => {
                         tokio::task::yield_now().await;

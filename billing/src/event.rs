@@ -12,6 +12,10 @@ use crate::id::{AccountId, KeyId, SessionId};
 use crate::money::Micros;
 use crate::time::Timestamp;
 
+mod bell;
+
+pub(crate) use bell::Bell;
+
 /// The shape of an event as this program writes it. Fields are only ever added to one.
 const SHAPE: u8 = 1;
 

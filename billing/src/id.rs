@@ -89,6 +89,10 @@ id! {
     TrackingId
 }
 id! {
+    /// Names a webhook.
+    WebhookId
+}
+id! {
     /// Names a command within its account, so that a repeat of it is recognised.
     CommandId
 }

@@ -109,7 +109,7 @@ pub(crate) fn random<const N: usize>() -> [u8; N] {
 }
 
 /// RFC 4648 without padding.
-fn base32(bytes: &[u8; 32]) -> String {
+pub(crate) fn base32(bytes: &[u8; 32]) -> String {
     let bit = |at: usize| bytes.get(at / 8).map_or(0, |byte| usize::from(byte >> (7 - at % 8) & 1));
     let digit = |at: usize| (0..5).fold(0, |value, offset| value << 1 | bit(at * 5 + offset));
     (0..DIGITS).map(|at| char::from(ALPHABET[digit(at)])).collect()

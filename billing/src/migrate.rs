@@ -4,11 +4,13 @@
 //! of it and its log replays there to the same figures. An account's record comes after all else that it has: nobody can use
 //! one that is there in part.
 
+use std::slice;
 use std::time::Duration;
 
 use crate::account::Account;
 use crate::audit::{Entry, Fault, Verified};
 use crate::books::{Billing, Error, SIGNING_KEY};
+use crate::delivery::{DeadLetter, Delivery, Group};
 use crate::event::{Cursor, Event};
 use crate::id::AccountId;
 use crate::session::{Session, SessionCursor};
@@ -87,12 +89,16 @@ impl Billing {
         }
         self.recover().await?;
         let beats = self.beats().await?;
+        for group in Group::ALL {
+            self.sort_the_rest(group).await?;
+        }
         let (from, to) = (self.store(), target.store());
         let mut moved = Moved::default();
         for account in self.accounts().await? {
             moved.entries += move_entries(from, to, &account.id).await?;
             moved.sessions += move_sessions(from, to, &account.id).await?;
             move_usage(from, to, &account.id).await?;
+            move_webhooks(from, to, &account.id).await?;
             to.put(Part::Account(&account)).await?;
             self.prove(target, &account).await?;
             moved.accounts += 1;
@@ -100,6 +106,10 @@ impl Billing {
         for stream in 0..from.event_streams() {
             moved.events += move_events(from, to, stream).await?;
         }
+        for group in Group::ALL {
+            to.skip_events(group).await?;
+        }
+        move_parcels(from, to).await?;
         for gateway in from.serving().await? {
             if let Some(seen) = from.last_seen(&gateway).await? {
                 to.heartbeat(&gateway, seen).await?;
@@ -149,6 +159,10 @@ impl Billing {
                 return Err(differs("the usage"));
             }
         }
+        let own = slice::from_ref(id);
+        if from.webhooks(own).await? != to.webhooks(own).await? {
+            return Err(differs("the webhooks"));
+        }
         for key in account.keys.iter().filter(|key| key.revoked_at.is_none()) {
             let whose = to.principal(key.hash).await?;
             if whose.is_none_or(|whose| whose.account != *id || whose.key != key.id) {
@@ -195,6 +209,25 @@ async fn move_usage(from: &Store, to: &Store, account: &AccountId) -> Result<(),
         if !rows.is_empty() {
             to.put(Part::Usage(account, bucket, &rows)).await?;
         }
+    }
+    Ok(())
+}
+
+async fn move_webhooks(from: &Store, to: &Store, account: &AccountId) -> Result<(), StoreError> {
+    for (account, webhook) in from.webhooks(slice::from_ref(account)).await? {
+        to.put_webhook(&account, &webhook).await?;
+    }
+    Ok(())
+}
+
+/// What waits is due at once there; a dead letter stays one.
+async fn move_parcels(from: &Store, to: &Store) -> Result<(), StoreError> {
+    for parcels in from.waiting_parcels().await?.chunks(LIST_MAX as usize) {
+        to.put_parcels(parcels).await?;
+    }
+    for DeadLetter { parcel, cause, died_at, .. } in from.dead_letters(u32::MAX).await? {
+        to.put_parcels(slice::from_ref(&parcel)).await?;
+        to.bury_parcel(&Delivery { parcel, attempts: 0 }, &cause, died_at).await?;
     }
     Ok(())
 }

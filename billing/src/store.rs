@@ -27,6 +27,7 @@ use crate::usage::{Bucket, Usage};
 
 mod embedded;
 mod lanes;
+mod parcels;
 mod redis;
 
 pub(crate) use embedded::{Deferred, Embedded, Noted};

@@ -14,6 +14,7 @@ mod output;
 mod reconcile;
 mod store;
 mod usage;
+mod webhook;
 
 #[cfg(test)]
 mod tests;
@@ -23,7 +24,7 @@ use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use billing::{AccountId, CommandId, KeyId, Micros, StoreUrl};
+use billing::{AccountId, CommandId, KeyId, Micros, StoreUrl, WebhookId};
 use clap::{Args, Parser, Subcommand};
 
 use crate::config::{Config, Environment, Mistakes};
@@ -89,7 +90,15 @@ pub fn parse(
             };
             (action, format.json)
         }
-        Verb::Events { customer, format } => (Action::Events { customer }, format.json),
+        Verb::Webhook { action, format } => (Action::Webhook(action), format.json),
+        Verb::Events { customer, dead, retry, format } => {
+            let what = match retry {
+                Some(delivery) => events::What::Retry(delivery),
+                None if dead => events::What::Dead,
+                None => events::What::Told,
+            };
+            (Action::Events { customer, what }, format.json)
+        }
         Verb::Store { action, format } => (Action::Store(action), format.json),
         Verb::Reconcile { month, csv, json } => (Action::Reconcile { month, csv }, json),
     };
@@ -122,8 +131,9 @@ impl Command {
             (Action::Usage { customer, by, last }, Ok(config)) => {
                 usage::run(&customer, by, last, &config, output).await
             }
-            (Action::Events { customer }, Ok(config)) => {
-                events::run(customer.as_ref(), &config, output).await
+            (Action::Webhook(action), Ok(config)) => webhook::run(action, &config, output).await,
+            (Action::Events { customer, what }, Ok(config)) => {
+                events::run(what, customer.as_ref(), &config, output).await
             }
             (Action::Store(StoreAction::Migrate { from, to }), Ok(config)) => {
                 migrate::run(&from, &to, &config, output).await
@@ -143,7 +153,8 @@ enum Action {
     Audit { customer: AccountId, after: u64 },
     Export { customer: Option<AccountId>, file: PathBuf },
     Usage { customer: AccountId, by: usage::By, last: u32 },
-    Events { customer: Option<AccountId> },
+    Webhook(WebhookAction),
+    Events { customer: Option<AccountId>, what: events::What },
     Store(StoreAction),
     Reconcile { month: reconcile::Month, csv: bool },
 }
@@ -217,9 +228,22 @@ enum Verb {
         #[command(flatten)]
         format: Format,
     },
+    /// Where customers are told of their events.
+    Webhook {
+        #[command(flatten)]
+        format: Format,
+        #[command(subcommand)]
+        action: WebhookAction,
+    },
     /// What was told of all customers, or of one.
     Events {
         customer: Option<AccountId>,
+        /// The deliveries that have failed too often, instead.
+        #[arg(long)]
+        dead: bool,
+        /// Try a delivery again that has failed too often; `all` for all of them.
+        #[arg(long, value_name = "DELIVERY", conflicts_with = "dead")]
+        retry: Option<String>,
         #[command(flatten)]
         format: Format,
     },
@@ -314,6 +338,31 @@ enum KeyAction {
     List { customer: AccountId },
     /// Refuse a key from its next session on.
     Revoke { customer: AccountId, key: KeyId },
+}
+
+#[derive(Debug, Subcommand)]
+enum WebhookAction {
+    /// Make a webhook and print its secret.
+    Create {
+        customer: AccountId,
+        #[arg(long)]
+        url: String,
+        /// An event that it is told of, like session:lost; may be repeated. All but session:started where it is left out.
+        #[arg(long, value_name = "TYPE")]
+        event: Vec<String>,
+    },
+    /// A customer's webhooks, without their secrets.
+    List { customer: AccountId },
+    /// Give a webhook another secret, used beside the one that it has for a day.
+    Roll {
+        customer: AccountId,
+        webhook: WebhookId,
+        /// Use the one that it has no more.
+        #[arg(long)]
+        at_once: bool,
+    },
+    /// Tell a webhook of nothing more.
+    Remove { customer: AccountId, webhook: WebhookId },
 }
 
 fn setting(text: &str) -> Result<(String, String), &'static str> {

@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
-use billing::{Catalogue, StoreUrl};
+use billing::{ATTEMPTS_MAX, Catalogue, StoreUrl};
 use tracing_subscriber::filter::{LevelFilter, Targets};
 
 use crate::crowd::Bounds;
@@ -69,6 +69,8 @@ const START_TIMEOUT: Duration = Duration::from_secs(10);
 const DRAIN_DEADLINE: Duration = Duration::from_secs(25);
 /// A page can crash its browser on purpose, so what crashes give back in a day has a bound.
 const REFUNDS_PER_DAY: u32 = 10;
+/// A quarter of a year, for whoever looks back; money is in the audit log, which is kept.
+const EVENTS_KEPT: Duration = Duration::from_secs(90 * 24 * 60 * 60);
 /// The events of sessions' lives, without the peers' faults.
 const LOG_LEVEL: LevelFilter = LevelFilter::INFO;
 /// Where Debian keeps the browsers, the lighter one first. The programs of the same names in /usr/bin are shell scripts
@@ -87,6 +89,8 @@ pub struct Config {
     pub data_dir: PathBuf,
     pub pool: Pool,
     pub session: Session,
+    pub events: Events,
+    pub webhooks: Webhooks,
     /// The default plans as `[plans.NAME]` changed them, and the plans that it added.
     pub plans: Catalogue,
     /// Which events are logged, by target.
@@ -165,6 +169,22 @@ pub struct Session {
     pub refunds_per_day: u32,
 }
 
+/// `[events]`: what is told of accounts and sessions.
+#[derive(Debug, Clone)]
+pub struct Events {
+    /// How long one is kept once everybody has read it.
+    pub kept: Duration,
+}
+
+/// `[webhooks]`: where customers are told of their events.
+#[derive(Debug, Clone)]
+pub struct Webhooks {
+    /// How often a delivery is tried.
+    pub attempts: NonZeroU32,
+    /// Whether they may be at addresses that are not public, and without TLS. Customers choose the addresses.
+    pub private_targets: bool,
+}
+
 impl Config {
     /// Reads all settings: `flags` (pairs of name and value) win over `env`, that over `file`, that over the defaults.
     ///
@@ -185,6 +205,8 @@ impl Config {
             store,
             pool: pool(&mut settings),
             session: session(&mut settings),
+            events: Events { kept: settings.read("events.kept", EVENTS_KEPT, values::duration) },
+            webhooks: webhooks(&mut settings),
             plans: plans::read(&mut settings),
             log: settings.read("log.level", Targets::new().with_default(LOG_LEVEL), values::log_targets),
         };
@@ -327,6 +349,14 @@ fn session(settings: &mut Settings) -> Session {
             REFUNDS_PER_DAY,
             values::number::<u32, 0, { u32::MAX as u64 }>,
         ),
+    }
+}
+
+fn webhooks(settings: &mut Settings) -> Webhooks {
+    const MOST: u64 = ATTEMPTS_MAX.get() as u64;
+    Webhooks {
+        attempts: settings.read("webhooks.attempts", ATTEMPTS_MAX, values::number::<NonZeroU32, 1, MOST>),
+        private_targets: settings.read("webhooks.private_targets", false, values::boolean),
     }
 }
 

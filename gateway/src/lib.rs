@@ -36,6 +36,8 @@ pub mod settle;
 pub mod sessions;
 pub mod refusal;
 pub mod api;
+pub mod notices;
+pub mod webhook;
 pub mod clock;
 pub mod drain;
 pub mod takeover;

@@ -34,7 +34,8 @@ use crate::places::Places;
 use crate::sessions::Sessions;
 use crate::takeover::{self, Heirlooms, Inheritance, Offering, Part, Predecessor};
 use crate::token::Signer;
-use crate::{admin, limits, settle, suspension, tls};
+use crate::webhook::Sender;
+use crate::{admin, limits, notices, settle, suspension, tls};
 
 /// How often this gateway notes that it lives: what it leaves behind is billed up to the last note.
 const HEARTBEAT: Duration = Duration::from_secs(5);
@@ -212,6 +213,10 @@ pub async fn serve(serve: Serve) -> Result<()> {
     tasks.spawn(beat(Arc::clone(&gateway), metrics.clone()));
     tasks.spawn(limits::enforce(Arc::clone(&gateway)));
     tasks.spawn(suspension::enforce(Arc::clone(&gateway)));
+    tasks.spawn(notices::consume(Arc::clone(&gateway)));
+    tasks.spawn(notices::tidy(Arc::clone(&gateway), config.events.kept));
+    let sender = Arc::new(Sender::new(config.webhooks.private_targets));
+    tasks.spawn(notices::deliver(Arc::clone(&gateway), sender, config.webhooks.attempts));
     let operator = admin::serve(TcpListener::from_std(admin)?, Arc::clone(&gateway), metrics);
     // Where another process answers at that door, it does so until this one serves.
     let operator = if inheritance.is_none() {

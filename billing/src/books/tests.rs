@@ -114,6 +114,8 @@ macro_rules! of_every_store {
     };
 }
 
+mod consumers;
+
 of_every_store! {
     a_session_from_hold_to_final_record
     a_repeated_hold_answers_its_session_and_charges_once

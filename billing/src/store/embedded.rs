@@ -51,6 +51,7 @@ use others::Others;
 mod flush;
 mod journal;
 mod others;
+mod parcels;
 mod put;
 #[cfg(test)]
 mod tests;
@@ -147,8 +148,8 @@ const DELETE_GATEWAY: &str = "DELETE FROM gateways WHERE id = ?1";
 const OFFER_SECRET: &str = "INSERT INTO secrets (name, value) VALUES (?1, ?2) ON CONFLICT (name) DO NOTHING";
 const SELECT_SECRET: &str = "SELECT value FROM secrets WHERE name = ?1";
 
-/// Room for every statement above, so that none is compiled twice.
-const STATEMENTS: usize = 32;
+/// Room for every statement above and of `parcels.rs`, so that none is compiled twice.
+const STATEMENTS: usize = 64;
 
 const HOUR_MILLIS: u64 = 3_600_000;
 
@@ -697,6 +698,7 @@ fn prepare_schema(hot: &mut Connection) -> Result<(), StoreError> {
         SCHEMA_VERSION => Ok(()),
         0 => {
             transaction.execute_batch(SCHEMA)?;
+            transaction.execute_batch(parcels::SCHEMA)?;
             Ok(transaction.commit()?)
         }
         found => Err(StoreError::Schema { found, known: SCHEMA_VERSION }),

@@ -289,6 +289,11 @@ impl<L: Link> Lanes<L> {
         Lanes { link: Arc::new(link), lanes: DashMap::new(), keys: DashMap::new(), names }
     }
 
+    /// For what concerns no account's lane.
+    pub(super) fn link(&self) -> &L {
+        &self.link
+    }
+
     pub(super) async fn load(&self, id: &AccountId) -> Result<Option<Arc<Account>>, StoreError> {
         let lane = self.lanes.get(id).map(|lane| Arc::clone(&lane));
         match lane.and_then(|lane| lane.lock().tip.clone()) {

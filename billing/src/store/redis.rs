@@ -15,10 +15,12 @@
 //! | `ufb:{P}:serves:G` | set: the sessions `A:S` that gateway G has open |
 //! | `ufb:{P}:gateways` | set: the gateways that have any open here |
 //! | `ufb:{P}:accounts` | set: the ids of all accounts |
-//! | `ufb:{P}:events` | stream of the events |
+//! | `ufb:{P}:events` | stream of the events, with a consumer group for each of `Group` |
+//! | `ufb:{P}:webhooks:A` | hash: id of a webhook → what it is |
 //! | `ufb:key:H` | the account and the id of the key whose hash is H |
 //! | `ufb:{gateways}:seen` | sorted set: gateways, by the time at which they were last noted to live |
 //! | `ufb:{gateways}:beats` | hash: gateway → how often it was |
+//! | `ufb:{parcels}:…` | what is to be done because of events; `parcels.lua` says which |
 //! | `ufb:secret:N` | a secret of the gateways, in hexadecimal digits |
 //! | `ufb:schema` | the version of all this |
 //!
@@ -52,6 +54,7 @@ use crate::usage::{Bucket, HOURS_KEPT, Usage, Used};
 use connection::{Connections, Topology};
 
 mod connection;
+mod parcels;
 mod put;
 #[cfg(test)]
 pub(crate) mod server;
@@ -408,6 +411,12 @@ impl Space {
     fn all() -> impl Iterator<Item = Space> {
         const { assert!(PARTITIONS == 256, "a partition is a byte") };
         (0..=u8::MAX).map(|partition| Space { partition })
+    }
+
+    /// Of the partition that a key of `Space::key` belongs to.
+    fn of_key(key: &str) -> Option<Space> {
+        let digits = key.strip_prefix("ufb:{")?.get(..2)?;
+        Some(Space { partition: u8::from_str_radix(digits, 16).ok()? })
     }
 
     fn key(self, what: &str) -> String {

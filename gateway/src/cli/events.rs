@@ -1,27 +1,118 @@
-//! `events`: what was told, of all customers or of one.
+//! `events`: what was told, of all customers or of one; what could not be delivered, and another try of it.
 
 use std::io::Write;
 
-use billing::{AccountId, Billing, Cursor, Event, Micros};
-use serde_json::json;
+use billing::{AccountId, Billing, Cursor, DeadLetter, Event, LIST_MAX, Micros};
+use serde_json::{Value, json};
 
 use crate::config::Config;
 
-use super::output::{Failure, Output};
+use super::output::{Failure, Output, table};
 use super::store;
 
 /// Events that are read at a time.
 const PAGE: u32 = 500;
 
+/// What is asked for.
+#[derive(Debug)]
+pub(super) enum What {
+    Told,
+    Dead,
+    /// One, or `all`.
+    Retry(String),
+}
+
 pub(super) async fn run(
+    what: What,
     customer: Option<&AccountId>,
     config: &Config,
     output: &mut Output<impl Write>,
 ) -> Result<(), Failure> {
     let billing = store::open(config)?;
+    if let Some(customer) = customer {
+        store::account(&billing, customer).await?;
+    }
+    match what {
+        What::Told => told(&billing, customer, output).await,
+        What::Dead => dead(&billing, customer, output).await,
+        What::Retry(delivery) => retry(&billing, customer, &delivery, output).await,
+    }
+}
+
+/// The latest ones.
+async fn letters(billing: &Billing, customer: Option<&AccountId>) -> Result<Vec<DeadLetter>, Failure> {
+    let mut letters = billing.dead_letters(LIST_MAX).await?;
+    letters.retain(|letter| customer.is_none_or(|customer| letter.parcel.event.customer == *customer));
+    Ok(letters)
+}
+
+async fn dead(
+    billing: &Billing,
+    customer: Option<&AccountId>,
+    output: &mut Output<impl Write>,
+) -> Result<(), Failure> {
+    let letters = letters(billing, customer).await?;
+    let document = json!({ "deadLetters": letters.iter().map(letter_document).collect::<Vec<_>>() });
+    if letters.is_empty() {
+        return Ok(output.print(&document, "No delivery has failed too often.")?);
+    }
+    let row = |letter: &DeadLetter| {
+        let event = letter.parcel.event.kind.as_str().to_owned();
+        let (died_at, attempts) = (letter.died_at.to_string(), letter.attempts.to_string());
+        [letter.parcel.name(), event, died_at, attempts, letter.cause.clone()]
+    };
+    let rows: Vec<_> = letters.iter().map(row).collect();
+    let text = format!(
+        "{}\n\n`ufbrowsers events --retry DELIVERY` (or `all`) has it tried again.",
+        table(["DELIVERY", "EVENT", "GIVEN UP", "ATTEMPTS", "CAUSE"], &rows)
+    );
+    Ok(output.print(&document, text)?)
+}
+
+fn letter_document(letter: &DeadLetter) -> Value {
+    json!({
+        "delivery": letter.parcel.name(),
+        "group": letter.parcel.group,
+        "to": letter.parcel.to,
+        "event": letter.parcel.event,
+        "attempts": letter.attempts,
+        "cause": letter.cause,
+        "diedAt": letter.died_at.to_string(),
+    })
+}
+
+async fn retry(
+    billing: &Billing,
+    customer: Option<&AccountId>,
+    delivery: &str,
+    output: &mut Output<impl Write>,
+) -> Result<(), Failure> {
+    let names = match delivery {
+        "all" => letters(billing, customer).await?.iter().map(|letter| letter.parcel.name()).collect(),
+        delivery => vec![delivery.to_owned()],
+    };
+    let mut retried = Vec::new();
+    for name in names {
+        if billing.redeliver(&name, store::now()).await? {
+            retried.push(name);
+        }
+    }
+    if retried.is_empty() && delivery != "all" {
+        let words = format!("no dead letter {delivery}; `ufbrowsers events --dead` shows which there are");
+        return Err(Failure::Failed(words));
+    }
+    let text = format!("{} deliveries are tried again, while a gateway runs.", retried.len());
+    Ok(output.print(&json!({ "retried": retried }), text)?)
+}
+
+async fn told(
+    billing: &Billing,
+    customer: Option<&AccountId>,
+    output: &mut Output<impl Write>,
+) -> Result<(), Failure> {
     let streams = match customer {
         Some(customer) => {
-            let stream = billing.event_stream_of(&store::account(&billing, customer).await?.id);
+            let stream = billing.event_stream_of(customer);
             stream..stream + 1
         }
         None => 0..billing.event_streams(),
@@ -31,7 +122,7 @@ pub(super) async fn run(
     }
     let mut separator = "\n";
     for stream in streams {
-        print_stream(&billing, stream, customer, &mut separator, output).await?;
+        print_stream(billing, stream, customer, &mut separator, output).await?;
     }
     if output.is_json() {
         output.write("\n]}\n")?;

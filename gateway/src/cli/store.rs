@@ -40,6 +40,7 @@ impl From<Error> for Failure {
             Error::Refused(Refused::Text { .. } | Refused::OutOfRange | Refused::State(_))
             | Error::NoSession
             | Error::NoPlan(_) => "nothing was changed",
+            Error::Webhook(ref error) => super::webhook::next_step(error),
             Error::Fault(_) => "keep the store as it is and find out who wrote to it",
         };
         Self::Failed(format!("{error}; {next}"))

@@ -9,7 +9,7 @@ use super::plans;
 use super::values::Wrong;
 
 /// Every setting except the plans', in the order of the documentation.
-pub(super) const NAMES: [&str; 27] = [
+pub(super) const NAMES: [&str; 30] = [
     "edge.listen",
     "edge.tls_listen",
     "edge.tls_cert",
@@ -36,6 +36,9 @@ pub(super) const NAMES: [&str; 27] = [
     "session.start_timeout",
     "session.drain_deadline",
     "session.refunds_per_day",
+    "events.kept",
+    "webhooks.attempts",
+    "webhooks.private_targets",
     "log.level",
 ];
 

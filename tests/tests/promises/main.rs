@@ -26,3 +26,4 @@ mod sockets;
 mod suspension;
 mod tokens;
 mod unusual;
+mod webhooks;

@@ -1,6 +1,11 @@
 //! Everything moves from one store to another, and back.
 
+use std::collections::HashMap;
+use std::num::NonZeroU32;
+
 use super::*;
+use crate::consumer::Consumer;
+use crate::delivery::{ATTEMPTS_MAX, Group};
 use crate::migrate::MoveError;
 use crate::usage::Span;
 
@@ -32,6 +37,7 @@ async fn busy(billing: &Billing, id: &str, prepaid: Option<u64>) -> Principal {
     }
     billing.begin(&account.id, &session("open"), START, START).await.unwrap();
     billing.heartbeat(&gateway("gw"), after(3 * MINUTE)).await.unwrap();
+    billing.create_webhook(&account.id, "https://example.com/hook", &[], START).await.unwrap();
     who
 }
 
@@ -46,8 +52,20 @@ async fn moves(from: Bench, to: Bench) {
     let (source, target) = (&from.billing, &to.billing);
     let accounts = [busy(source, "acme", None).await, busy(source, "zoo", Some(90_000)).await];
 
+    // One delivery is a dead letter, and nobody has read the rest of the events yet.
+    let mut consumer = Consumer::new(source.clone(), Group::Notices, gateway("gw"));
+    consumer.look().await.unwrap();
+    let claimed = source.claim_deliveries(&HashMap::new(), 1, ATTEMPTS_MAX, after(MINUTE)).await.unwrap();
+    source.failed(&claimed[0], "answered 500", NonZeroU32::MIN, after(MINUTE)).await.unwrap();
+    assert!(source.tell_unusual(&accounts[0], "too many starts", after(MINUTE)).await.unwrap());
+
     let moved = source.move_to(target).await.unwrap();
 
+    let backlog = target.backlog().await.unwrap();
+    assert_eq!((backlog, backlog.dead), (source.backlog().await.unwrap(), 1));
+    assert_eq!(target.dead_letters(1).await.unwrap()[0].cause, "answered 500");
+    let mut consumer = Consumer::new(target.clone(), Group::Notices, gateway("gw"));
+    assert_eq!(consumer.look().await.unwrap().events, 0, "all that was told is with what waits");
     assert_eq!((moved.accounts, moved.sessions), (2, 10));
     assert_eq!(source.accounts().await.unwrap(), target.accounts().await.unwrap());
     assert_eq!(source.signing_key().await.unwrap().0, target.signing_key().await.unwrap().0);

@@ -303,6 +303,11 @@ impl Connections {
         Err(classify(error))
     }
 
+    /// Whether keys are on several servers, so that one question is about one slot.
+    pub(super) fn is_cluster(&self) -> bool {
+        matches!(self.source, Source::Cluster(_))
+    }
+
     fn of_this_runtime(&self) -> Arc<Connection> {
         let runtime = Handle::current().id();
         if let Some(connection) = self.of_runtimes.get(&runtime) {
@@ -363,6 +368,20 @@ impl Connection {
             *wire = None;
         }
     }
+}
+
+/// Whether the stream that was asked for has no group of that name.
+pub(super) fn lacks_group(error: &(dyn Error + 'static)) -> bool {
+    code_of(error) == Some("NOGROUP")
+}
+
+/// Whether the group that was to be made is there.
+pub(super) fn has_group(error: &(dyn Error + 'static)) -> bool {
+    code_of(error) == Some("BUSYGROUP")
+}
+
+fn code_of<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a str> {
+    error.downcast_ref::<RedisError>()?.code()
 }
 
 /// Whether the server has the script that it was asked to run.

@@ -1,0 +1,343 @@
+//! Events as they are given to the consumers of groups, parcels, and webhooks.
+//!
+//! Each partition's stream has a consumer group of each of ours. Parcels of all accounts are in one slot of their own, so
+//! they are kept before their events are noted as done: whoever dies in between leaves events that are given to another, who
+//! makes the same parcels once more, under the same names.
+
+use std::time::Duration;
+
+use futures_util::future::try_join_all;
+use redis::{Value, cmd};
+
+use super::{Redis, Space, array, body, broken, connection, parse, surprise, text, texts};
+use crate::consumer::{Batch, READ};
+use crate::delivery::{AT_A_TIME, Backlog, Claim, DeadLetter, Delivery, Group, LINE_MAX, Parcel};
+use crate::event::Event;
+use crate::id::{AccountId, GatewayId, WebhookId};
+use crate::store::lanes::LinkError;
+use crate::time::Timestamp;
+use crate::webhook::Webhook;
+
+const PARCELS: &str = include_str!("parcels.lua");
+const TRIM: &str = include_str!("trim.lua");
+
+/// The keys that `parcels.lua` works on, and what a line's begins with.
+const KEYS: [&str; 5] = [
+    "ufb:{parcels}:lines",
+    "ufb:{parcels}:bodies",
+    "ufb:{parcels}:attempts",
+    "ufb:{parcels}:causes",
+    "ufb:{parcels}:dead",
+];
+const LINE: &str = "ufb:{parcels}:line:";
+
+/// After that long without a sign of it a consumer that has nothing to do is forgotten; it may come back.
+const CONSUMER_KEPT: Duration = Duration::from_secs(3_600);
+
+/// Events that are dropped from a stream at a time.
+const TRIMMED: u32 = 100_000;
+
+impl Redis {
+    pub(in crate::store) async fn read_events(
+        &self,
+        group: Group,
+        consumer: &GatewayId,
+        streams: &[u8],
+    ) -> Result<Batch, LinkError> {
+        match self.try_read(group, consumer, streams).await {
+            // The first time, or on a server that has lost everything.
+            Err(LinkError::Broken(error)) if connection::lacks_group(&*error) => {
+                self.make_groups(group, "0").await?;
+                self.try_read(group, consumer, streams).await
+            }
+            read => read,
+        }
+    }
+
+    /// A Cluster has each partition in a slot of its own, so that each is asked by itself. Else one question names them all.
+    async fn try_read(&self, group: Group, consumer: &GatewayId, streams: &[u8]) -> Result<Batch, LinkError> {
+        let at_once = if self.connections.is_cluster() { 1 } else { streams.len().max(1) };
+        let questions = streams.chunks(at_once).map(async |streams| {
+            let mut read = cmd("XREADGROUP");
+            read.arg("GROUP").arg(group.as_str()).arg(consumer.as_str());
+            read.arg("COUNT").arg(READ).arg("STREAMS").arg(keys(streams)).arg(vec![">"; streams.len()]);
+            self.ask(&read).await
+        });
+        let mut batch = Batch::default();
+        for answer in try_join_all(questions).await? {
+            let Value::Array(streams) = answer else { continue };
+            for stream in streams {
+                let mut stream = array(stream)?.into_iter();
+                let key = text(stream.next().unwrap_or(Value::Nil))?.ok_or_else(surprise)?;
+                let partition = Space::of_key(&key).ok_or_else(surprise)?.partition;
+                let read = add(&mut batch, partition, stream.next().unwrap_or(Value::Nil))?;
+                if read >= READ as usize {
+                    batch.more.push(partition);
+                }
+            }
+        }
+        Ok(batch)
+    }
+
+    /// From that place on. A group that is there stays as it is.
+    async fn make_groups(&self, group: Group, from: &str) -> Result<(), LinkError> {
+        let made = Space::all().map(async |space| {
+            let key = space.key("events");
+            let make =
+                cmd("XGROUP").arg("CREATE").arg(key).arg(group.as_str()).arg(&[from, "MKSTREAM"]).take();
+            match self.ask(&make).await {
+                Err(LinkError::Broken(error)) if connection::has_group(&*error) => Ok(()),
+                answered => answered.map(|_| ()),
+            }
+        });
+        try_join_all(made).await.map(|_| ())
+    }
+
+    /// Of a store that nobody has read from yet.
+    pub(in crate::store) async fn skip_events(&self, group: Group) -> Result<(), LinkError> {
+        self.make_groups(group, "$").await
+    }
+
+    pub(in crate::store) async fn waiting_parcels(&self) -> Result<Vec<Parcel>, LinkError> {
+        let bodies = texts(self.parcels("waiting", Vec::new()).await?)?;
+        bodies.iter().map(|body| serde_json::from_str(body).map_err(broken)).collect()
+    }
+
+    pub(in crate::store) async fn forgotten_events(
+        &self,
+        group: Group,
+        consumer: &GatewayId,
+        since: Duration,
+    ) -> Result<Batch, LinkError> {
+        let idle = since.as_millis().to_string();
+        let questions = Space::all().map(async |space| {
+            let mut claim = cmd("XAUTOCLAIM");
+            claim.arg(space.key("events")).arg(group.as_str()).arg(consumer.as_str());
+            claim.arg(&idle).arg("0").arg("COUNT").arg(READ);
+            Ok((space.partition, self.ask(&claim).await?))
+        });
+        let mut batch = Batch::default();
+        for (partition, answer) in try_join_all(questions).await? {
+            // The place to go on from, the events, and what was trimmed meanwhile.
+            let events = array(answer)?.into_iter().nth(1).unwrap_or(Value::Nil);
+            add(&mut batch, partition, events)?;
+        }
+        Ok(batch)
+    }
+
+    pub(in crate::store) async fn sorted(
+        &self,
+        group: Group,
+        batch: &Batch,
+        parcels: &[Parcel],
+    ) -> Result<Option<u64>, LinkError> {
+        let dropped = self.put_parcels(parcels).await?;
+        let places = batch.places.chunk_by(|one, other| one.0 == other.0);
+        let acknowledged = places.map(async |places| {
+            let (partition, _) = places[0];
+            let mut acknowledge = cmd("XACK");
+            acknowledge.arg(Space { partition }.key("events")).arg(group.as_str());
+            places.iter().for_each(|(_, id)| {
+                acknowledge.arg(id);
+            });
+            self.ask(&acknowledge).await
+        });
+        try_join_all(acknowledged).await?;
+        Ok(Some(dropped))
+    }
+
+    pub(in crate::store) async fn put_parcels(&self, parcels: &[Parcel]) -> Result<u64, LinkError> {
+        if parcels.is_empty() {
+            return Ok(0);
+        }
+        let mut arguments = vec![LINE_MAX.to_string()];
+        for parcel in parcels {
+            let due = parcel.event.at.as_millis().to_string();
+            arguments.extend([parcel.name(), parcel.line(), due, body(parcel)?]);
+        }
+        number(self.parcels("put", arguments).await?)
+    }
+
+    pub(in crate::store) async fn trim_events(
+        &self,
+        stream: u16,
+        oldest: Timestamp,
+    ) -> Result<(), LinkError> {
+        let Ok(partition) = u8::try_from(stream) else { return Ok(()) };
+        let mut trim = cmd("EVAL");
+        trim.arg(TRIM).arg(1).arg(Space { partition }.key("events"));
+        trim.arg(format!("{}-0", oldest.as_millis())).arg(Group::ALL.len());
+        trim.arg(CONSUMER_KEPT.as_millis().to_string()).arg(TRIMMED);
+        self.ask(&trim).await.map(|_| ())
+    }
+
+    pub(in crate::store) async fn claim_parcels(
+        &self,
+        claim: &Claim<'_>,
+    ) -> Result<Vec<Delivery>, LinkError> {
+        let Claim { busy, room, now, until } = claim;
+        let mut arguments = vec![now.as_millis().to_string(), until.as_millis().to_string()];
+        arguments.extend([room.to_string(), AT_A_TIME.to_string()]);
+        arguments.extend(busy.iter().flat_map(|(line, busy)| [line.clone(), busy.to_string()]));
+        let mut fields = array(self.parcels("claim", arguments).await?)?.into_iter();
+        let mut claimed = Vec::new();
+        while let (Some(body), Some(attempts)) = (fields.next(), fields.next()) {
+            // A body that is gone was removed by hand.
+            if let Some(parcel) = parse(body)? {
+                claimed.push(Delivery { parcel, attempts: number(attempts)? });
+            }
+        }
+        Ok(claimed)
+    }
+
+    pub(in crate::store) async fn remove_parcel(&self, delivery: &Delivery) -> Result<(), LinkError> {
+        let parcel = &delivery.parcel;
+        self.parcels("remove", vec![parcel.name(), parcel.line()]).await.map(|_| ())
+    }
+
+    pub(in crate::store) async fn postpone_parcel(
+        &self,
+        delivery: &Delivery,
+        cause: &str,
+        due: Timestamp,
+    ) -> Result<(), LinkError> {
+        self.parcels("postpone", ended(delivery, cause, due)).await.map(|_| ())
+    }
+
+    pub(in crate::store) async fn bury_parcel(
+        &self,
+        delivery: &Delivery,
+        cause: &str,
+        now: Timestamp,
+    ) -> Result<(), LinkError> {
+        self.parcels("bury", ended(delivery, cause, now)).await.map(|_| ())
+    }
+
+    pub(in crate::store) async fn revive_parcel(
+        &self,
+        name: &str,
+        now: Timestamp,
+    ) -> Result<bool, LinkError> {
+        let found = self.ask(cmd("HGET").arg(KEYS[1]).arg(name)).await?;
+        let Some(parcel) = parse::<Parcel>(found)? else { return Ok(false) };
+        let arguments = vec![name.to_owned(), parcel.line(), now.as_millis().to_string()];
+        Ok(number::<u8>(self.parcels("revive", arguments).await?)? == 1)
+    }
+
+    pub(in crate::store) async fn dead_letters(&self, limit: u32) -> Result<Vec<DeadLetter>, LinkError> {
+        let mut fields = array(self.parcels("dead", vec![limit.to_string()]).await?)?.into_iter();
+        let mut letters = Vec::new();
+        while let (Some(body), Some(attempts), Some(cause), Some(died)) =
+            (fields.next(), fields.next(), fields.next(), fields.next())
+        {
+            let Some(parcel) = parse(body)? else { continue };
+            let died_at = Timestamp::from_millis(number(died)?);
+            let cause = text(cause)?.unwrap_or_default();
+            letters.push(DeadLetter { parcel, attempts: number(attempts)?, cause, died_at });
+        }
+        Ok(letters)
+    }
+
+    pub(in crate::store) async fn drop_dead_letters(
+        &self,
+        before: Timestamp,
+        limit: u32,
+    ) -> Result<(), LinkError> {
+        let arguments = vec![before.as_millis().to_string(), limit.to_string()];
+        self.parcels("drop", arguments).await.map(|_| ())
+    }
+
+    pub(in crate::store) async fn backlog(&self) -> Result<Backlog, LinkError> {
+        match &array(self.parcels("count", Vec::new()).await?)?[..] {
+            [Value::Int(all), Value::Int(dead)] => {
+                let (all, dead) = (all.cast_unsigned(), dead.cast_unsigned());
+                Ok(Backlog { waiting: all.saturating_sub(dead), dead })
+            }
+            _ => Err(surprise()),
+        }
+    }
+
+    async fn parcels(&self, what: &str, arguments: Vec<String>) -> Result<Value, LinkError> {
+        let mut call = cmd("EVAL");
+        call.arg(PARCELS).arg(KEYS.len()).arg(&KEYS).arg(what).arg(LINE).arg(arguments);
+        self.ask(&call).await
+    }
+
+    pub(in crate::store) async fn webhooks(
+        &self,
+        accounts: &[AccountId],
+    ) -> Result<Vec<(AccountId, Webhook)>, LinkError> {
+        let found = accounts.iter().map(async |account| {
+            let bodies = texts(self.ask(cmd("HVALS").arg(webhooks_of(account))).await?)?;
+            let webhooks = bodies.iter().map(|body| serde_json::from_str(body).map_err(broken));
+            let mut webhooks = webhooks.collect::<Result<Vec<Webhook>, LinkError>>()?;
+            webhooks
+                .sort_unstable_by(|one, other| (one.created_at, &one.id).cmp(&(other.created_at, &other.id)));
+            Ok(webhooks.into_iter().map(|webhook| (account.clone(), webhook)).collect::<Vec<_>>())
+        });
+        let found: Vec<_> = try_join_all(found).await?;
+        Ok(found.into_iter().flatten().collect())
+    }
+
+    pub(in crate::store) async fn put_webhook(
+        &self,
+        account: &AccountId,
+        webhook: &Webhook,
+    ) -> Result<(), LinkError> {
+        let put = cmd("HSET").arg(webhooks_of(account)).arg(webhook.id.as_str()).arg(body(webhook)?).take();
+        self.ask(&put).await.map(|_| ())
+    }
+
+    pub(in crate::store) async fn remove_webhook(
+        &self,
+        account: &AccountId,
+        id: &WebhookId,
+    ) -> Result<bool, LinkError> {
+        let removed = self.ask(cmd("HDEL").arg(webhooks_of(account)).arg(id.as_str())).await?;
+        Ok(number::<u8>(removed)? == 1)
+    }
+}
+
+fn webhooks_of(account: &AccountId) -> String {
+    Space::of_account(account).of("webhooks", account.as_str())
+}
+
+fn keys(streams: &[u8]) -> Vec<String> {
+    streams.iter().map(|partition| Space { partition: *partition }.key("events")).collect()
+}
+
+/// Adds the entries of a stream to what was read; how many they are. An event that this program does not know is left to
+/// whoever does: it was told by a later one.
+fn add(batch: &mut Batch, partition: u8, entries: Value) -> Result<usize, LinkError> {
+    let Value::Array(entries) = entries else { return Ok(0) };
+    let read = entries.len();
+    for entry in entries {
+        let mut entry = array(entry)?.into_iter();
+        let id = text(entry.next().unwrap_or(Value::Nil))?.ok_or_else(surprise)?;
+        let field = array(entry.next().unwrap_or(Value::Nil))?.into_iter().nth(1);
+        match parse::<Event>(field.unwrap_or(Value::Nil)) {
+            Ok(Some(event)) => {
+                batch.places.push((partition, id));
+                batch.events.push(event);
+            }
+            Ok(None) => return Err(surprise()),
+            Err(error) => {
+                tracing::warn!(partition, id, ?error, "an event is not understood, and is left to others")
+            }
+        }
+    }
+    Ok(read)
+}
+
+fn ended(delivery: &Delivery, cause: &str, at: Timestamp) -> Vec<String> {
+    let Delivery { parcel, attempts } = delivery;
+    vec![parcel.name(), parcel.line(), attempts.to_string(), cause.to_owned(), at.as_millis().to_string()]
+}
+
+/// Written as an integer or as digits.
+fn number<T: TryFrom<i64> + std::str::FromStr>(value: Value) -> Result<T, LinkError> {
+    match value {
+        Value::Int(number) => T::try_from(number).map_err(|_| surprise()),
+        value => text(value)?.and_then(|digits| digits.parse().ok()).ok_or_else(surprise),
+    }
+}
