@@ -57,7 +57,7 @@ mod put;
 mod tests;
 
 /// What this program reads and writes, in the file's `user_version`.
-const SCHEMA_VERSION: i64 = 1;
+const SCHEMA_VERSION: i64 = 2;
 
 /// Bodies are JSON; beside them stand only the columns that are looked up or compared.
 ///
@@ -95,7 +95,7 @@ const SCHEMA: &str = "
         id TEXT PRIMARY KEY, last_seen INTEGER NOT NULL, beats INTEGER NOT NULL
     ) STRICT, WITHOUT ROWID;
     CREATE TABLE secrets (name TEXT PRIMARY KEY, value BLOB NOT NULL) STRICT, WITHOUT ROWID;
-    PRAGMA user_version = 1;
+    PRAGMA user_version = 2;
 ";
 
 const INSERT_ACCOUNT: &str = "INSERT INTO accounts (version, body, id) VALUES (?1, ?2, ?3)";
