@@ -18,12 +18,11 @@ use crate::ledger::{
 };
 use crate::money::Micros;
 use crate::plan::{Catalogue, Plan, Terms};
-use crate::reconcile::{Reconciled, Tally};
 use crate::request::NewSession;
 use crate::session::{End, Session, SessionCursor, State};
-use crate::store::{Committed, Deferred, Durability, LIST_MAX, Noted, Store, StoreError, StoreUrl};
-use crate::time::{Period, Timestamp};
-use crate::usage::{self, PeriodUsage, Span, Usage};
+use crate::store::{Committed, Deferred, Durability, Noted, Store, StoreError, StoreUrl};
+use crate::time::Timestamp;
+use crate::usage::{self, PeriodUsage, Span};
 use crate::webhook::WebhookError;
 
 #[cfg(test)]
@@ -31,7 +30,7 @@ mod tests;
 
 /// How often a command is decided anew because its account has moved on. Within one process a round lasts
 /// microseconds and somebody wins each, so that many in a row mean that something else is wrong.
-const CONFLICTS_MAX: u32 = 1_000;
+pub(crate) const CONFLICTS_MAX: u32 = 1_000;
 
 /// Sessions of a dead gateway that are settled side by side; those of one account are committed together.
 const SETTLED_AT_A_TIME: usize = 64;
@@ -868,40 +867,6 @@ impl Billing {
     /// [`Error::Fault`] with the first thing that is wrong, [`Error::NoAccount`], or the store's.
     pub async fn verify(&self, account: &AccountId) -> Result<Verified, Error> {
         Ok(self.store().verify(account).await?.ok_or(Error::NoAccount)??)
-    }
-
-    /// Reckons what an account's sessions came to in a month from its audit log alone, and holds that against its figures
-    /// and its usage. Gateways may be at work meanwhile.
-    ///
-    /// # Errors
-    /// [`Error::NoAccount`], or the store's. A difference is none: it is in the answer.
-    pub async fn reconcile(&self, account: &AccountId, month: Period) -> Result<Reconciled, Error> {
-        let mut tally = Tally::of(month);
-        let mut rounds = CONFLICTS_MAX;
-        loop {
-            self.read_on(account, &mut tally).await?;
-            let used = self.usage(account, Span::Month, 1, month.start).await?;
-            let totals = used.into_iter().fold(Usage::default(), |sum, used| sum.plus(used.usage));
-            let now = self.account(account).await?.ok_or(Error::NoAccount)?;
-            // The totals change with the log only: as long as that has no more, all three are of one moment.
-            let is_still = tally.read_to().is_none_or(|seq| seq >= now.head.seq);
-            rounds -= 1;
-            if is_still || rounds == 0 {
-                return Ok(tally.compare(&now, totals));
-            }
-        }
-    }
-
-    /// Reads the entries of a log that are not in the tally yet.
-    async fn read_on(&self, account: &AccountId, tally: &mut Tally) -> Result<(), StoreError> {
-        while let Some(seq) = tally.read_to() {
-            let page = self.audit(account, seq, LIST_MAX).await?;
-            if page.is_empty() {
-                return Ok(());
-            }
-            page.iter().for_each(|entry| tally.entry(account, entry));
-        }
-        Ok(())
     }
 
     pub(crate) fn store(&self) -> &Store {

@@ -5,10 +5,12 @@ use std::collections::HashMap;
 
 use crate::account::Account;
 use crate::audit::{Entry, EntryKind, Fault, Replay};
+use crate::books::{Billing, CONFLICTS_MAX, Error};
 use crate::id::{AccountId, SessionId};
 use crate::money::Micros;
+use crate::store::{LIST_MAX, StoreError};
 use crate::time::Period;
-use crate::usage::Usage;
+use crate::usage::{Span, Usage};
 
 /// What the sessions that ended in a month came to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -87,6 +89,42 @@ pub struct Reconciled {
     pub totals: Reckoning,
     /// What is different; nothing, where all is well.
     pub differences: Vec<Difference>,
+}
+
+impl Billing {
+    /// Reckons what an account's sessions came to in a month from its audit log alone, and holds that against its figures
+    /// and its usage. Gateways may be at work meanwhile.
+    ///
+    /// # Errors
+    /// [`Error::NoAccount`], or the store's. A difference is none: it is in the answer.
+    pub async fn reconcile(&self, account: &AccountId, month: Period) -> Result<Reconciled, Error> {
+        let mut tally = Tally::of(month);
+        let mut rounds = CONFLICTS_MAX;
+        loop {
+            self.read_on(account, &mut tally).await?;
+            let used = self.usage(account, Span::Month, 1, month.start).await?;
+            let totals = used.into_iter().fold(Usage::default(), |sum, used| sum.plus(used.usage));
+            let now = self.account(account).await?.ok_or(Error::NoAccount)?;
+            // The totals change with the log only: as long as that has no more, all three are of one moment.
+            let is_still = tally.read_to().is_none_or(|seq| seq >= now.head.seq);
+            rounds -= 1;
+            if is_still || rounds == 0 {
+                return Ok(tally.compare(&now, totals));
+            }
+        }
+    }
+
+    /// Reads the entries of a log that are not in the tally yet.
+    async fn read_on(&self, account: &AccountId, tally: &mut Tally) -> Result<(), StoreError> {
+        while let Some(seq) = tally.read_to() {
+            let page = self.audit(account, seq, LIST_MAX).await?;
+            if page.is_empty() {
+                return Ok(());
+            }
+            page.iter().for_each(|entry| tally.entry(account, entry));
+        }
+        Ok(())
+    }
 }
 
 /// What an open session has taken so far.

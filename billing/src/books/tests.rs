@@ -12,6 +12,7 @@ use crate::audit::EntryKind;
 use crate::event::EventKind;
 use crate::request::SessionRequest;
 use crate::session::{Outcome, State};
+use crate::store::LIST_MAX;
 use crate::store::redis_server::Server;
 use crate::sweep::Sweeper;
 
