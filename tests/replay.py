@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
 """Replays exported audit logs, by the text at the head of billing/src/audit.rs alone.
 
-    replay.py FILE
+    replay.py FILE…
 
-FILE has one JSON document a line (`ufbrowsers audit --export FILE`). Prints a JSON document with what each account has
-and what its sessions came to by the month. Where a log is not intact it says so on stderr and exits with 1.
+A FILE is an archive (`ufbrowsers archive seal`) or an exported log (`ufbrowsers audit --export FILE`); archives of one
+account come in their order, and before its log. Prints a JSON document with what each account has and what its sessions
+came to by the month. Where a log or an archive is not intact it says so on stderr and exits with 1.
 """
 
 import hashlib
@@ -28,14 +29,32 @@ def entry_hash(entry):
     return hashlib.sha256(bytes.fromhex(entry["prev"]) + encoded).hexdigest()
 
 
+class Taken:
+    """What the entries of an open session come to."""
+
+    def __init__(self, included=0, charged=0, overage=0):
+        self.included, self.charged, self.overage = included, charged, overage
+
+    def add(self, entry):
+        self.included -= entry["included"]
+        self.charged += entry["overage"] - entry["amount"]
+        self.overage += entry["overage"]
+
+    def word(self, session):
+        return f"{session}:{self.included}:{self.charged}:{self.overage}"
+
+
 class Account:
     def __init__(self):
         self.seq, self.head = 0, "0" * 64
         self.figures = dict.fromkeys(FIGURES, 0)
         self.open = {}
+        self.archive = None
         self.months = defaultdict(lambda: dict.fromkeys(["sessions", "minutes", "included", "charged", "overage"], 0))
 
     def add(self, entry):
+        if entry["kind"] == "opening_balance":
+            return self.begin(entry)
         if entry["seq"] != self.seq + 1:
             raise Broken(f"entry {self.seq + 1} is missing")
         if entry["prev"] != self.head:
@@ -49,48 +68,95 @@ class Account:
                 raise Broken(f"entry {entry['seq']}: {figure} does not add up")
         self.follow(entry)
 
+    def begin(self, entry):
+        """Takes up an opening balance, or passes over it where what it stands for was read."""
+        name = f"the opening balance of entry {entry['seq']}"
+        if entry["hash"] != entry_hash(entry):
+            raise Broken(f"{name} does not match its hash")
+        figures = {figure: entry[difference] for figure, difference in FIGURES.items()}
+        if any(figures[figure] != entry[figure + "_after"] for figure in FIGURES):
+            raise Broken(f"{name} does not add up")
+        archive, *words = entry["cause"].split(" ")
+        if self.seq == 0:
+            self.seq, self.head, self.figures, self.archive = entry["seq"], entry["prev"], figures, archive
+            for word in words:
+                session, *taken = word.split(":")
+                self.open[session] = Taken(*map(int, taken))
+            return
+        if (entry["seq"], entry["prev"]) != (self.seq, self.head):
+            raise Broken(f"{name} does not follow entry {self.seq}")
+        if figures != self.figures or words != [self.open[session].word(session) for session in sorted(self.open)]:
+            raise Broken(f"{name} is not what the entries before it come to")
+        if self.archive is not None and archive != self.archive:
+            raise Broken(f"{name} was made from another archive")
+
     def follow(self, entry):
         kind, session = entry["kind"], entry["session"]
         if kind == "held":
             if session in self.open:
                 raise Broken(f"entry {entry['seq']}: {session} is open already")
-            self.open[session] = [entry]
-        elif kind == "extended":
-            self.open[session].append(entry)
+            self.open[session] = Taken()
+        if kind in ("held", "extended"):
+            self.open[session].add(entry)
         elif kind in ("posted", "lost_refund"):
             self.count(self.open.pop(session), entry)
         elif kind == "voided":
             del self.open[session]
 
-    def count(self, before, last):
-        entries = before + [last]
-        overage = sum(entry["overage"] for entry in before)
+    def count(self, taken, last):
+        overage = taken.overage
+        taken.add(last)
         month = self.months[datetime.fromtimestamp(last["ended"] // 1000, timezone.utc).strftime("%Y-%m")]
         month["sessions"] += 1
         month["minutes"] += last["minutes"]
-        month["included"] -= sum(entry["included"] for entry in entries)
-        month["charged"] += sum(entry["overage"] - entry["amount"] for entry in entries)
+        month["included"] += taken.included
+        month["charged"] += taken.charged
         month["overage"] += overage - min(overage, last["amount"] - last["overage"])
 
     def document(self):
         return {"entries": self.seq, "head": self.head, **self.figures, "open": len(self.open), "months": self.months}
 
 
-def replay(lines):
+def add_entry(accounts, entry):
+    try:
+        accounts[entry["account"]].add(entry)
+    except (Broken, KeyError) as fault:
+        raise Broken(f"{entry.get('account')}: {fault}") from fault
+
+
+def add_archive(accounts, name, lines):
+    header, entries, footer = json.loads(lines[0]), map(json.loads, lines[1:-1]), json.loads(lines[-1])
+    digest = hashlib.sha256(b"".join(lines[:-1])).hexdigest()
+    if header["format"] != "ufb-archive-1" or footer != {"sha256": digest}:
+        raise Broken(f"{name}: not an archive, or changed since")
+    account, before = accounts[header["account"]], None
+    for entry in entries:
+        if entry["kind"] != "opening_balance" and before is None:
+            before = (account.seq + 1, account.head, dict(account.figures))
+        add_entry(accounts, entry)
+    if before != (header["first"], header["prev"], header["opening"]):
+        raise Broken(f"{name}: it does not begin as its first line says")
+    if (account.seq, account.head, account.figures) != (header["last"], header["hash"], header["closing"]):
+        raise Broken(f"{name}: it does not end as its first line says")
+    account.archive = digest
+
+
+def replay(names):
     accounts = defaultdict(Account)
-    for line in lines:
-        entry = json.loads(line)
-        try:
-            accounts[entry["account"]].add(entry)
-        except (Broken, KeyError) as fault:
-            raise Broken(f"{entry.get('account')}: {fault}") from fault
+    for name in names:
+        with open(name, "rb") as file:
+            lines = file.readlines()
+        if lines and "format" in json.loads(lines[0]):
+            add_archive(accounts, name, lines)
+        else:
+            for line in lines:
+                add_entry(accounts, json.loads(line))
     return {name: account.document() for name, account in sorted(accounts.items())}
 
 
 def main():
     try:
-        with open(sys.argv[1], encoding="utf-8") as lines:
-            print(json.dumps(replay(lines), indent=2))
+        print(json.dumps(replay(sys.argv[1:]), indent=2))
     except Broken as fault:
         sys.exit(f"error: {fault}")
 

@@ -43,6 +43,37 @@
 //! - the part of that which is billed afterwards: the sum of `overage` over its entries before the last, less what the
 //!   last one gave back of it, which is the lesser of that sum and of `amount - overage` of the last. (What goes back
 //!   comes off the overage first. Overage of a period that is closed was billed with it and comes back as balance.)
+//!
+//! # A log that was trimmed
+//!
+//! Entries that an archive has may be taken off the front of a log. In their place then stands one of the kind
+//! `opening_balance`, the first of the log from there on:
+//!
+//! - Its `seq` is that of the last entry that it stands for, its `prev` that entry's `hash`. Its own `hash` is as above, but
+//!   nothing is chained to it: the entry after it has the next `seq`, and the same `prev` as it has itself.
+//! - `amount`, `included`, `retry` and `overage` are the sums of all entries that it stands for, and so are the `…_after`.
+//! - `ended` is the end of the calendar month, UTC, up to which the log is sealed.
+//! - `cause` is words with a blank between them. The first is the digest of the archive whose last entry is the last that it
+//!   stands for. Then comes a word for each session that was open there, in the order of their ids:
+//!   `SESSION:INCLUDED:CHARGED:OVERAGE`, over its entries since `held` the included sessions that it took (less the sum of
+//!   `included`), the sum of `overage - amount`, and the sum of `overage`.
+//!
+//! Whoever has read the entries that it stands for passes over it, having made sure that it says what they came to.
+//!
+//! # Archives
+//!
+//! An archive is a text of JSON documents, one a line, each line with a line feed behind it:
+//!
+//! - First a header: `format` is `ufb-archive-1`; `account`; `until`, the end of the month up to which it goes; `first` and
+//!   `last`, the numbers of the first and the last entry that are sealed; `prev`, the hash of the entry before the first (64
+//!   zeros where there is none), and `hash`, that of the last; `opening` and `closing`, with `balance`, `included`, `retry`
+//!   and `overage` as they were before the first and after the last.
+//! - Then the entries, as above. Where the log began with an opening balance, the archive does, too; its `seq` is
+//!   `first - 1`.
+//! - Last a footer, `{"sha256": "…"}`: the archive's digest, which is the SHA-256 of all lines before it.
+//!
+//! An account's archives, in the order of `first`, and then its log are one log: each begins where the one before it ends, and
+//! each opening balance names the digest of the archive before it.
 
 use std::fmt;
 use std::str::FromStr;
@@ -54,6 +85,12 @@ use crate::account::{Account, Funds};
 use crate::id::{AccountId, CommandId, GatewayId, InvalidId, KeyId, SessionId};
 use crate::money::Micros;
 use crate::time::Timestamp;
+
+mod follow;
+#[cfg(test)]
+mod tests;
+
+pub(crate) use follow::{Follow, Opening, Taken};
 
 /// Names the canonical form, so that a later one cannot be taken for it.
 const FORMAT: &str = "ufb-audit-1";
@@ -200,6 +237,8 @@ pub enum EntryKind {
     /// Minutes that had started while the store was away could not be paid for; nobody is asked for them. The cause
     /// names the amount.
     WrittenOff,
+    /// All that is in an archive, in the place of its entries.
+    OpeningBalance,
 }
 
 impl EntryKind {
@@ -219,6 +258,7 @@ impl EntryKind {
             EntryKind::LostRefund => "lost_refund",
             EntryKind::Voided => "voided",
             EntryKind::WrittenOff => "written_off",
+            EntryKind::OpeningBalance => "opening_balance",
         }
     }
 }
@@ -378,8 +418,10 @@ fn difference(before: u64, after: u64) -> i64 {
 /// What a replay of the whole log found: it is intact, and these are its sums and the account's figures both.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Verified {
-    /// Entries in the log.
+    /// Entries in the log, sealed ones among them.
     pub entries: u64,
+    /// Those of them that were not read: they are in archives.
+    pub sealed: u64,
     /// The hash of the last one. Kept elsewhere, it proves later that nothing before it was rewritten.
     pub head: Digest,
     /// The balance.
@@ -421,6 +463,12 @@ pub enum Fault {
         /// Its number.
         seq: u64,
     },
+    /// An opening balance says something else than the entries that it stands for, or nothing that can be read.
+    #[error("the opening balance of entry {seq} is not what the entries before it come to")]
+    Opening {
+        /// Its number.
+        seq: u64,
+    },
     /// The log's last entry is not the account's.
     #[error("the log ends at entry {log}, the account at {account}")]
     Head {
@@ -443,10 +491,12 @@ pub enum Fault {
 }
 
 /// A replay in progress: entries go in one by one, in order.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Replay {
     head: Head,
     sums: [i64; 4],
+    /// Entries that an opening balance stands for, which was the first that went in.
+    sealed: u64,
 }
 
 impl Replay {
@@ -458,6 +508,9 @@ impl Replay {
     /// Checks one entry against all before it.
     pub(crate) fn entry(&mut self, account: &AccountId, entry: &Entry) -> Result<(), Fault> {
         let expected = self.head.seq + 1;
+        if entry.kind == EntryKind::OpeningBalance && entry.account == *account {
+            return self.opening(entry);
+        }
         if entry.seq != expected || entry.account != *account {
             return Err(Fault::Missing { expected });
         }
@@ -470,6 +523,28 @@ impl Replay {
         self.add(entry).filter(|after| self.sums == *after).ok_or(Fault::Sum { seq: entry.seq })?;
         self.head = entry.head();
         Ok(())
+    }
+
+    /// Begins with an opening balance; or, where what it stands for was read, compares the two.
+    fn opening(&mut self, entry: &Entry) -> Result<(), Fault> {
+        let seq = entry.seq;
+        if entry.hash != entry.compute_hash() {
+            return Err(Fault::Hash { seq });
+        }
+        let mut opening = Replay::default();
+        opening.add(entry).filter(|after| opening.sums == *after).ok_or(Fault::Sum { seq })?;
+        opening.head = Head { seq, hash: entry.prev };
+        if self.head.seq == 0 {
+            *self = Replay { sealed: seq, ..opening };
+            return Ok(());
+        }
+        if self.head.seq != seq {
+            return Err(Fault::Missing { expected: self.head.seq + 1 });
+        }
+        if self.head != opening.head {
+            return Err(Fault::Chain { seq });
+        }
+        if self.sums == opening.sums { Ok(()) } else { Err(Fault::Opening { seq }) }
     }
 
     /// Adds the entry's differences; gives what it says was there after it.
@@ -494,6 +569,7 @@ impl Replay {
         }
         Ok(Verified {
             entries: self.head.seq,
+            sealed: self.sealed,
             head: self.head.hash,
             balance: account.balance,
             included: account.included,
@@ -508,6 +584,3 @@ fn figures(balance: Micros, included: u32, retry: u32, overage: Micros) -> Optio
     let money = |amount: Micros| i64::try_from(amount.get()).ok();
     Some([money(balance)?, included.into(), retry.into(), money(overage)?])
 }
-
-#[cfg(test)]
-mod tests;

@@ -8,6 +8,7 @@ use futures_util::future::try_join_all;
 use tokio::sync::Notify;
 
 use crate::account::Account;
+use crate::archive::ArchiveError;
 use crate::audit::{Actor, Entry, Fault, Verified};
 use crate::delivery::Group;
 use crate::event::{Bell, Cursor, Event};
@@ -174,6 +175,9 @@ pub enum Error {
     /// The account and its audit log do not agree.
     #[error(transparent)]
     Fault(#[from] Fault),
+    /// An archive cannot be read, or is not intact.
+    #[error(transparent)]
+    Archive(#[from] ArchiveError),
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),

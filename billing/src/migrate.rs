@@ -27,6 +27,8 @@ pub(crate) enum Part<'a> {
     Account(&'a Account),
     /// The next ones of an account's log.
     Entries(&'a AccountId, &'a [Entry]),
+    /// Those of its log's sealed entries that came from a command.
+    Commands(&'a AccountId, &'a [Entry]),
     /// Some of an account's, in any order.
     Sessions(&'a AccountId, &'a [Session]),
     Usage(&'a AccountId, Bucket, &'a [(Timestamp, Usage)]),
@@ -96,6 +98,8 @@ impl Billing {
         let mut moved = Moved::default();
         for account in self.accounts().await? {
             moved.entries += move_entries(from, to, &account.id).await?;
+            let commands = from.sealed_commands(&account.id).await?;
+            to.put(Part::Commands(&account.id, &commands)).await?;
             moved.sessions += move_sessions(from, to, &account.id).await?;
             move_usage(from, to, &account.id).await?;
             move_webhooks(from, to, &account.id).await?;
@@ -153,6 +157,9 @@ impl Billing {
             }
             let Some(last) = page.last() else { break };
             after = Some(SessionCursor::from(last));
+        }
+        if from.sealed_commands(id).await? != to.sealed_commands(id).await? {
+            return Err(differs("the commands of sealed entries"));
         }
         for bucket in [Bucket::Hour, Bucket::Month] {
             if from.usage(id, bucket, EPOCH).await? != to.usage(id, bucket, EPOCH).await? {

@@ -1,15 +1,14 @@
 //! Reconciliation: what an account's sessions came to in a month, worked out from its audit log alone, and what the running
 //! totals say of it. The rules are written down with the log ([`audit`](crate::Entry)); whoever differs is named.
 
-use std::collections::HashMap;
-
 use crate::account::Account;
-use crate::audit::{Entry, EntryKind, Fault, Replay};
+use crate::archive::{Archive, ArchiveError};
+use crate::audit::{Entry, EntryKind, Fault, Follow, Taken};
 use crate::books::{Billing, CONFLICTS_MAX, Error};
-use crate::id::{AccountId, SessionId};
+use crate::id::AccountId;
 use crate::money::Micros;
 use crate::store::{LIST_MAX, StoreError};
-use crate::time::Period;
+use crate::time::{Period, Timestamp};
 use crate::usage::{Span, Usage};
 
 /// What the sessions that ended in a month came to.
@@ -64,6 +63,12 @@ pub enum Difference {
     /// The log has a fault of its own, or does not lead to the account's figures.
     #[error("log: {0}")]
     Log(#[from] Fault),
+    /// A part of the month is not in the log any more.
+    #[error("log: sealed up to {until}; its archives are needed")]
+    Sealed {
+        /// The end of what the archives have.
+        until: Timestamp,
+    },
     /// A figure of the month.
     #[error("{name}: {log} by the log, {totals} by the totals")]
     Figure {
@@ -93,64 +98,48 @@ pub struct Reconciled {
 
 impl Billing {
     /// Reckons what an account's sessions came to in a month from its audit log alone, and holds that against its figures
-    /// and its usage. Gateways may be at work meanwhile.
+    /// and its usage. What of the log was sealed is read from `archives`, which are all of the account's up to then, in
+    /// order, or none. Gateways may be at work meanwhile.
     ///
     /// # Errors
-    /// [`Error::NoAccount`], or the store's. A difference is none: it is in the answer.
-    pub async fn reconcile(&self, account: &AccountId, month: Period) -> Result<Reconciled, Error> {
-        let mut tally = Tally::of(month);
+    /// [`Error::NoAccount`], [`Error::Archive`], or the store's. A difference is none: it is in the answer.
+    pub async fn reconcile(
+        &self,
+        account: &AccountId,
+        month: Period,
+        archives: &[Archive],
+    ) -> Result<Reconciled, Error> {
+        let mut tally = Tally::begin(month, archives)?;
         let mut rounds = CONFLICTS_MAX;
         loop {
-            self.read_on(account, &mut tally).await?;
+            rounds -= 1;
+            let is_whole = self.read_on(account, &mut tally).await?;
+            if !is_whole && rounds > 0 {
+                tally = Tally::begin(month, archives)?;
+                continue;
+            }
             let used = self.usage(account, Span::Month, 1, month.start).await?;
             let totals = used.into_iter().fold(Usage::default(), |sum, used| sum.plus(used.usage));
             let now = self.account(account).await?.ok_or(Error::NoAccount)?;
             // The totals change with the log only: as long as that has no more, all three are of one moment.
             let is_still = tally.read_to().is_none_or(|seq| seq >= now.head.seq);
-            rounds -= 1;
             if is_still || rounds == 0 {
                 return Ok(tally.compare(&now, totals));
             }
         }
     }
 
-    /// Reads the entries of a log that are not in the tally yet.
-    async fn read_on(&self, account: &AccountId, tally: &mut Tally) -> Result<(), StoreError> {
+    /// Reads the entries of a log that are not in the tally yet. False: they were trimmed off meanwhile.
+    async fn read_on(&self, account: &AccountId, tally: &mut Tally) -> Result<bool, StoreError> {
         while let Some(seq) = tally.read_to() {
             let page = self.audit(account, seq, LIST_MAX).await?;
-            if page.is_empty() {
-                return Ok(());
+            let Some(first) = page.first() else { return Ok(true) };
+            if seq > 0 && first.kind == EntryKind::OpeningBalance {
+                return Ok(false);
             }
             page.iter().for_each(|entry| tally.entry(account, entry));
         }
-        Ok(())
-    }
-}
-
-/// What an open session has taken so far.
-#[derive(Clone, Copy, Debug, Default)]
-struct Taken {
-    included: i64,
-    /// From balance and overage together.
-    money: i64,
-    overage: i64,
-}
-
-impl Taken {
-    /// Adds what one entry took, or takes off what it gave back.
-    fn and(self, entry: &Entry) -> Taken {
-        Taken {
-            included: self.included.saturating_sub(entry.included),
-            money: self.money.saturating_add(entry.overage).saturating_sub(entry.amount),
-            overage: self.overage.saturating_add(entry.overage),
-        }
-    }
-
-    /// The same with the last entry, which gives back overage first, also where that was billed with an earlier period and
-    /// comes back as balance.
-    fn settled_by(self, entry: &Entry) -> Taken {
-        let back = entry.amount.saturating_sub(entry.overage);
-        Taken { overage: self.overage.saturating_sub(back.min(self.overage)), ..self.and(entry) }
+        Ok(true)
     }
 }
 
@@ -158,76 +147,60 @@ impl Taken {
 #[derive(Debug)]
 pub(crate) struct Tally {
     month: Period,
-    replay: Replay,
-    open: HashMap<SessionId, Taken>,
+    follow: Follow,
     sums: Reckoning,
+    /// The end of what is sealed and was not read, where that is in the month.
+    sealed: Option<Timestamp>,
     fault: Option<Fault>,
 }
 
 impl Tally {
-    pub(crate) fn of(month: Period) -> Tally {
-        Tally {
-            month,
-            replay: Replay::default(),
-            open: HashMap::new(),
-            sums: Reckoning::default(),
-            fault: None,
+    fn begin(month: Period, archives: &[Archive]) -> Result<Tally, ArchiveError> {
+        let (follow, sums) = (Follow::default(), Reckoning::default());
+        let mut tally = Tally { month, follow, sums, sealed: None, fault: None };
+        for archive in archives {
+            archive.read(|entry| {
+                tally.entry(archive.account(), entry);
+                tally.fault.map_or(Ok(()), Err)
+            })?;
         }
+        Ok(tally)
     }
 
     /// The number of the last entry that was read. None where the log is broken, so that reading on tells nothing.
-    pub(crate) fn read_to(&self) -> Option<u64> {
-        self.fault.is_none().then(|| self.replay.seq())
+    fn read_to(&self) -> Option<u64> {
+        self.fault.is_none().then(|| self.follow.head().seq)
     }
 
-    pub(crate) fn entry(&mut self, account: &AccountId, entry: &Entry) {
-        match self.replay.entry(account, entry) {
-            Ok(()) => self.add(entry),
-            Err(fault) => self.fault = self.fault.or(Some(fault)),
+    fn entry(&mut self, account: &AccountId, entry: &Entry) {
+        if self.follow.head().seq == 0 && entry.kind == EntryKind::OpeningBalance {
+            self.sealed = entry.ended.filter(|until| *until > self.month.start);
         }
-    }
-
-    fn add(&mut self, entry: &Entry) {
-        let Some(session) = &entry.session else { return };
-        match entry.kind {
-            EntryKind::Held | EntryKind::Extended => {
-                let taken = self.open.entry(session.clone()).or_default();
-                *taken = taken.and(entry);
+        match self.follow.entry(account, entry) {
+            Ok(Some(taken)) if entry.ended.is_some_and(|at| self.month.contains(at)) => {
+                self.sums = self.sums.plus(reckoned(taken, entry));
             }
-            EntryKind::Posted | EntryKind::LostRefund => {
-                let taken = self.open.remove(session).unwrap_or_default().settled_by(entry);
-                if entry.ended.is_some_and(|at| self.month.contains(at)) {
-                    self.sums = self.sums.plus(reckoned(taken, entry));
-                }
-            }
-            EntryKind::Voided => {
-                self.open.remove(session);
-            }
-            EntryKind::Opened
-            | EntryKind::Credited
-            | EntryKind::Suspended
-            | EntryKind::Resumed
-            | EntryKind::KeyCreated
-            | EntryKind::KeyRevoked
-            | EntryKind::Renewed
-            // What was written off was taken from nobody.
-            | EntryKind::WrittenOff => {}
+            Ok(_) => {}
+            Err(fault) => self.fault = self.fault.or(Some(fault)),
         }
     }
 
     /// Holds the log against the account and its totals, all of one moment.
     pub(crate) fn compare(self, account: &Account, totals: Usage) -> Reconciled {
-        let open = u32::try_from(self.open.len()).unwrap_or(u32::MAX);
         let replayed = match self.fault {
             Some(fault) => Err(fault),
-            None => self.replay.finish(account, open).map(|_| ()),
+            None => self.follow.finish(account).map(|_| ()),
         };
         let (log, totals) = (self.sums, Reckoning::of(totals));
         let pairs = log.figures().into_iter().zip(totals.figures());
         let figures = pairs.filter_map(|((name, log), (_, totals))| {
             (log != totals).then_some(Difference::Figure { name, log, totals })
         });
-        let differences = replayed.err().map(Difference::Log).into_iter().chain(figures).collect();
+        let replayed = replayed.err().map(Difference::Log).into_iter();
+        let differences = match self.sealed {
+            Some(until) => replayed.chain([Difference::Sealed { until }]).collect(),
+            None => replayed.chain(figures).collect(),
+        };
         Reconciled { account: account.id.clone(), plan: account.plan.clone(), log, totals, differences }
     }
 }

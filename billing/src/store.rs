@@ -394,6 +394,16 @@ impl Store {
         ask!(self, store => store.forget(gateway))
     }
 
+    /// The entries that an account's commands led to, of those that were trimmed off its log; ordered by number.
+    pub(crate) async fn sealed_commands(&self, account: &AccountId) -> Result<Vec<Entry>, StoreError> {
+        ask!(self, store => store.sealed_commands(account))
+    }
+
+    /// Puts an opening balance in the place of an account's entries up to its number, if the account is at this version.
+    pub(crate) async fn trim(&self, account: &Account, opening: &Entry) -> Result<Committed, StoreError> {
+        ask!(self, store => store.trim(account, opening))
+    }
+
     /// Writes what comes from another store into this one, which is empty but for earlier parts.
     pub(crate) async fn put(&self, part: Part<'_>) -> Result<(), StoreError> {
         ask!(self, store => store.put(part))

@@ -4,6 +4,7 @@
 //! as one document; errors go to stderr with what to do next. Exit codes: 0 done, 64 the command or a setting is wrong,
 //! 1 it failed.
 
+mod archive;
 mod audit;
 mod check;
 mod customer;
@@ -100,7 +101,8 @@ pub fn parse(
             (Action::Events { customer, what }, format.json)
         }
         Verb::Store { action, format } => (Action::Store(action), format.json),
-        Verb::Reconcile { month, csv, json } => (Action::Reconcile { month, csv }, json),
+        Verb::Archive { action, format } => (Action::Archive(action), format.json),
+        Verb::Reconcile { month, csv, archives, json } => (Action::Reconcile { month, csv, archives }, json),
     };
     Ok(Invocation::Command(Command { action, json, config }))
 }
@@ -138,8 +140,14 @@ impl Command {
             (Action::Store(StoreAction::Migrate { from, to }), Ok(config)) => {
                 migrate::run(&from, &to, &config, output).await
             }
-            (Action::Reconcile { month, csv }, Ok(config)) => {
-                reconcile::run(month, csv, &config, output).await
+            (Action::Archive(ArchiveAction::Seal { customer, until, into }), Ok(config)) => {
+                archive::seal(customer.as_ref(), until, &into, &config, output).await
+            }
+            (Action::Archive(ArchiveAction::Verify { files }), Ok(config)) => {
+                archive::verify(&files, &config, output).await
+            }
+            (Action::Reconcile { month, csv, archives }, Ok(config)) => {
+                reconcile::run(month, csv, &archives, &config, output).await
             }
         }
     }
@@ -156,7 +164,8 @@ enum Action {
     Webhook(WebhookAction),
     Events { customer: Option<AccountId>, what: events::What },
     Store(StoreAction),
-    Reconcile { month: reconcile::Month, csv: bool },
+    Archive(ArchiveAction),
+    Reconcile { month: reconcile::Month, csv: bool, archives: Vec<PathBuf> },
 }
 
 /// Browsers that are already running, behind one wss:// URL, billed exactly.
@@ -235,6 +244,13 @@ enum Verb {
         #[command(subcommand)]
         action: WebhookAction,
     },
+    /// The older part of the audit logs, in files.
+    Archive {
+        #[command(flatten)]
+        format: Format,
+        #[command(subcommand)]
+        action: ArchiveAction,
+    },
     /// What was told of all customers, or of one.
     Events {
         customer: Option<AccountId>,
@@ -259,6 +275,9 @@ enum Verb {
         /// A calendar month, UTC.
         #[arg(long, value_name = "YYYY-MM")]
         month: reconcile::Month,
+        /// Archives of what was sealed of the logs. May be repeated.
+        #[arg(long = "archive", value_name = "FILE")]
+        archives: Vec<PathBuf>,
         /// Print lines of comma-separated values.
         #[arg(long, conflicts_with = "json")]
         csv: bool,
@@ -322,6 +341,27 @@ enum StoreAction {
         from: StoreUrl,
         /// The same, without any customers.
         to: StoreUrl,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum ArchiveAction {
+    /// Move what was written up to the end of a month into files, and put an opening balance in its place. May be repeated.
+    Seal {
+        /// One customer; without it all of them.
+        customer: Option<AccountId>,
+        /// A calendar month, UTC: at the latest the third before the running one, which is the default.
+        #[arg(long, value_name = "YYYY-MM")]
+        until: Option<reconcile::Month>,
+        /// The folder for the files; made where it is missing.
+        #[arg(long, value_name = "FOLDER")]
+        into: PathBuf,
+    },
+    /// Prove that archives and the logs behind them are intact, and lead to the accounts.
+    Verify {
+        /// All archives of one customer, or of several.
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
     },
 }
 

@@ -115,7 +115,9 @@ macro_rules! of_every_store {
     };
 }
 
+// Behind the macro, which they use.
 mod consumers;
+mod sealing;
 
 of_every_store! {
     a_session_from_hold_to_final_record

@@ -53,50 +53,10 @@ mod journal;
 mod others;
 mod parcels;
 mod put;
+mod schema;
+mod trim;
 #[cfg(test)]
 mod tests;
-
-/// What this program reads and writes, in the file's `user_version`.
-const SCHEMA_VERSION: i64 = 2;
-
-/// Bodies are JSON; beside them stand only the columns that are looked up or compared.
-///
-/// A hold is on the path of every session, and what it costs is the pages that it changes, each written to the WAL
-/// whole. So it changes one row of a table that holds nothing but open sessions, and appends one entry to a table in
-/// order of time, which fills page after page; sessions that have ended move to a table of their own.
-const SCHEMA: &str = "
-    CREATE TABLE accounts (id TEXT PRIMARY KEY, version INTEGER NOT NULL, body TEXT NOT NULL) STRICT;
-    CREATE TABLE api_keys (
-        hash BLOB PRIMARY KEY, account TEXT NOT NULL, id TEXT NOT NULL
-    ) STRICT, WITHOUT ROWID;
-    CREATE TABLE open_sessions (
-        account TEXT NOT NULL, id TEXT NOT NULL, held_at INTEGER NOT NULL, body TEXT NOT NULL,
-        PRIMARY KEY (account, id)
-    ) STRICT, WITHOUT ROWID;
-    CREATE TABLE ended_sessions (
-        account TEXT NOT NULL, id TEXT NOT NULL, held_at INTEGER NOT NULL, body TEXT NOT NULL,
-        PRIMARY KEY (account, id)
-    ) STRICT;
-    CREATE INDEX ended_sessions_by_time ON ended_sessions (account, held_at);
-    CREATE TABLE audit (
-        account TEXT NOT NULL, seq INTEGER NOT NULL, command TEXT, body TEXT NOT NULL,
-        PRIMARY KEY (account, seq)
-    ) STRICT;
-    CREATE UNIQUE INDEX audit_by_command ON audit (account, command) WHERE command IS NOT NULL;
-    CREATE TABLE events (seq INTEGER PRIMARY KEY AUTOINCREMENT, body TEXT NOT NULL) STRICT;
-    CREATE TABLE usage (
-        account TEXT NOT NULL, bucket TEXT NOT NULL, start INTEGER NOT NULL,
-        sessions INTEGER NOT NULL, lost INTEGER NOT NULL, included INTEGER NOT NULL, retried INTEGER NOT NULL,
-        minutes INTEGER NOT NULL, up_bytes INTEGER NOT NULL, down_bytes INTEGER NOT NULL,
-        cost INTEGER NOT NULL, overage INTEGER NOT NULL,
-        PRIMARY KEY (account, bucket, start)
-    ) STRICT, WITHOUT ROWID;
-    CREATE TABLE gateways (
-        id TEXT PRIMARY KEY, last_seen INTEGER NOT NULL, beats INTEGER NOT NULL
-    ) STRICT, WITHOUT ROWID;
-    CREATE TABLE secrets (name TEXT PRIMARY KEY, value BLOB NOT NULL) STRICT, WITHOUT ROWID;
-    PRAGMA user_version = 2;
-";
 
 const INSERT_ACCOUNT: &str = "INSERT INTO accounts (version, body, id) VALUES (?1, ?2, ?3)";
 const UPDATE_ACCOUNT: &str = "UPDATE accounts SET version = ?1, body = ?2 WHERE id = ?3 AND version = ?4";
@@ -135,7 +95,9 @@ const SELECT_USAGE: &str =
 const SELECT_OPEN: &str = "SELECT body FROM open_sessions";
 const COUNT_OPEN: &str = "SELECT count(*) FROM open_sessions WHERE account = ?1";
 const INSERT_ENTRY: &str = "INSERT INTO audit (account, seq, command, body) VALUES (?1, ?2, ?3, ?4)";
-const SELECT_COMMAND: &str = "SELECT body FROM audit WHERE account = ?1 AND command = ?2";
+const SELECT_COMMAND: &str = "SELECT body FROM audit WHERE account = ?1 AND command = ?2
+    UNION ALL SELECT body FROM sealed_commands WHERE account = ?1 AND command = ?2";
+const IS_SEALED: &str = "SELECT 1 FROM sealed_commands WHERE account = ?1 AND command = ?2";
 const SELECT_ENTRIES: &str = "SELECT body FROM audit WHERE account = ?1 AND seq > ?2 ORDER BY seq LIMIT ?3";
 const SELECT_LOG: &str = "SELECT body FROM audit WHERE account = ?1 ORDER BY seq";
 const INSERT_EVENT: &str = "INSERT INTO events (body) VALUES (?1)";
@@ -224,7 +186,7 @@ impl Embedded {
             fs::create_dir_all(folder).map_err(StoreError::File)?;
         }
         let mut hot = connect(path)?;
-        prepare_schema(&mut hot)?;
+        schema::prepare(&mut hot)?;
         let (reader, checkpointer) = (connect(path)?, connect(path)?);
         hot.busy_timeout(Duration::ZERO)?;
         hot.pragma_update(None, "cache_size", PAGE_CACHE_KIB)?;
@@ -691,20 +653,6 @@ fn connect(path: &Path) -> Result<Connection, StoreError> {
     Ok(connection)
 }
 
-fn prepare_schema(hot: &mut Connection) -> Result<(), StoreError> {
-    let transaction = hot.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    let found: i64 = transaction.pragma_query_value(None, "user_version", |row| row.get(0))?;
-    match found {
-        SCHEMA_VERSION => Ok(()),
-        0 => {
-            transaction.execute_batch(SCHEMA)?;
-            transaction.execute_batch(parcels::SCHEMA)?;
-            Ok(transaction.commit()?)
-        }
-        found => Err(StoreError::Schema { found, known: SCHEMA_VERSION }),
-    }
-}
-
 fn wal_path(database: &Path) -> PathBuf {
     let mut path = database.as_os_str().to_owned();
     path.push("-wal");
@@ -769,6 +717,11 @@ fn write(
     }
     for (entry, body) in change.entries.iter().zip(&rows.entries) {
         let command = entry.command.as_ref().map(CommandId::as_str);
+        if let Some(command) = command
+            && transaction.prepare_cached(IS_SEALED)?.exists([entry.account.as_str(), command])?
+        {
+            return Ok(Committed::Exists);
+        }
         let columns = params![entry.account.as_str(), column(entry.seq), command, body];
         if !inserted(transaction.prepare_cached(INSERT_ENTRY)?.execute(columns))? {
             return Ok(Committed::Exists);

@@ -46,6 +46,9 @@ const PAUSE: Duration = Duration::from_millis(50);
 const LANES: usize = 10_000;
 const KEYS_CACHED: usize = 100_000;
 
+/// How often a log is read anew because what was to be read next had gone: nobody trims one three times in a row.
+const TRIMMED_MEANWHILE: u32 = 3;
+
 /// Open sessions that a lane remembers: far more than a plan allows at a time.
 const SESSIONS: usize = 1_024;
 
@@ -100,6 +103,19 @@ pub(crate) trait Link: fmt::Debug + Send + Sync + 'static {
         bucket: Bucket,
         from: Timestamp,
     ) -> impl Future<Output = Result<Vec<(Timestamp, Usage)>, LinkError>> + Send;
+
+    /// Of those that were trimmed off the log, ordered by number.
+    fn sealed_commands(
+        &self,
+        account: &AccountId,
+    ) -> impl Future<Output = Result<Vec<Entry>, LinkError>> + Send;
+
+    /// Puts an opening balance in the place of a log's older entries, if the account is at this version. Atomic.
+    fn trim(
+        &self,
+        account: &Account,
+        opening: &Entry,
+    ) -> impl Future<Output = Result<Committed, LinkError>> + Send;
 
     /// Writes what comes from another store into this one, which is empty but for earlier parts.
     fn put(&self, part: Part<'_>) -> impl Future<Output = Result<(), LinkError>> + Send;
@@ -452,6 +468,15 @@ impl<L: Link> Lanes<L> {
         Ok(by_name(self.link.open_sessions_of(gateway).await?))
     }
 
+    pub(super) async fn sealed_commands(&self, account: &AccountId) -> Result<Vec<Entry>, StoreError> {
+        Ok(self.link.sealed_commands(account).await?)
+    }
+
+    /// Goes past the lane, as what another process does; whoever is under way then is decided anew.
+    pub(super) async fn trim(&self, account: &Account, opening: &Entry) -> Result<Committed, StoreError> {
+        Ok(self.link.trim(account, opening).await?)
+    }
+
     pub(super) async fn put(&self, part: Part<'_>) -> Result<(), StoreError> {
         Ok(self.link.put(part).await?)
     }
@@ -487,8 +512,19 @@ impl<L: Link> Lanes<L> {
     }
 
     /// Replays the log up to the entry that the account ends with. Entries are only ever added behind it, so that all
-    /// of this is of the moment at which the account was read.
+    /// of this is of the moment at which the account was read; unless the log was trimmed meanwhile.
     pub(super) async fn verify(&self, id: &AccountId) -> Result<Option<Result<Verified, Fault>>, StoreError> {
+        let mut tries = TRIMMED_MEANWHILE;
+        loop {
+            let verified = self.try_verify(id).await?;
+            tries -= 1;
+            if tries == 0 || !matches!(verified, Some(Err(Fault::Missing { .. }))) {
+                return Ok(verified);
+            }
+        }
+    }
+
+    async fn try_verify(&self, id: &AccountId) -> Result<Option<Result<Verified, Fault>>, StoreError> {
         let Some((account, open)) = self.link.count(id).await? else {
             return Ok(None);
         };

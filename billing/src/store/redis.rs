@@ -7,6 +7,7 @@
 //! | --- | --- |
 //! | `ufb:{P}:account:A` | hash: version `v`, body `b` |
 //! | `ufb:{P}:log:A` | stream of the audit log; entry n has the id `n-0`, the body `e`, and the name `n` of the batch that wrote it |
+//! | `ufb:{P}:opening:A` | the opening balance that the log begins with, where it was trimmed |
 //! | `ufb:{P}:commands:A` | hash: id of a command → the entry that it led to |
 //! | `ufb:{P}:session:A:S` | a session's record |
 //! | `ufb:{P}:sessions:A` | sorted set: ids of all sessions, by the time of their hold |
@@ -39,7 +40,7 @@ use sha1::{Digest as _, Sha1};
 use tokio::sync::OnceCell;
 
 use super::lanes::{Batch, Link, LinkError, Reply};
-use super::{InvalidStoreUrl, PARTITIONS, StoreError, partition};
+use super::{Committed, InvalidStoreUrl, PARTITIONS, StoreError, partition};
 use crate::account::Account;
 use crate::audit::{Digest, Entry};
 use crate::event::{Cursor, Event};
@@ -56,6 +57,8 @@ use connection::{Connections, Topology};
 mod connection;
 mod parcels;
 mod put;
+mod schema;
+mod trim_log;
 #[cfg(test)]
 pub(crate) mod server;
 #[cfg(test)]
@@ -63,12 +66,8 @@ mod tests;
 
 const COMMIT: &str = include_str!("commit.lua");
 
-/// What this program reads and writes.
-const SCHEMA: &str = "1";
-
 const HOUR_MILLIS: u64 = 3_600_000;
 
-const SCHEMA_KEY: &str = "ufb:schema";
 const SEEN: &str = "ufb:{gateways}:seen";
 const BEATS: &str = "ufb:{gateways}:beats";
 
@@ -118,18 +117,6 @@ impl Redis {
     async fn ask(&self, question: &Cmd) -> Result<Value, LinkError> {
         self.schema.get_or_try_init(|| self.check_schema()).await?;
         self.connections.ask(question).await
-    }
-
-    /// The first program that comes writes the version down.
-    async fn check_schema(&self) -> Result<(), LinkError> {
-        let written = cmd("SET").arg(SCHEMA_KEY).arg(SCHEMA).arg("NX").take();
-        self.connections.ask(&written).await?;
-        let found = text(self.connections.ask(cmd("GET").arg(SCHEMA_KEY)).await?)?;
-        if found.as_deref() == Some(SCHEMA) {
-            return Ok(());
-        }
-        let found = found.and_then(|found| found.parse().ok()).unwrap_or_default();
-        Err(broken(StoreError::Schema { found, known: 1 }))
     }
 
     /// A server that was started anew does not have the script.
@@ -321,6 +308,14 @@ impl Link for Redis {
         Ok(rows)
     }
 
+    async fn sealed_commands(&self, account: &AccountId) -> Result<Vec<Entry>, LinkError> {
+        self.commands_before_opening(account).await
+    }
+
+    async fn trim(&self, account: &Account, opening: &Entry) -> Result<Committed, LinkError> {
+        self.trim_log(account, opening).await
+    }
+
     async fn put(&self, part: Part<'_>) -> Result<(), LinkError> {
         self.put_part(part).await
     }
@@ -353,7 +348,16 @@ impl Link for Redis {
         let log = Space::of_account(account).of("log", account.as_str());
         let range = cmd("XRANGE").arg(log).arg(format!("({after}")).arg("+").arg("COUNT").arg(limit).take();
         let entries = stream(self.ask(&range).await?)?;
-        Ok(entries.into_iter().map(|(_, entry)| entry).collect())
+        let mut entries: Vec<Entry> = entries.into_iter().map(|(_, entry)| entry).collect();
+        // What was trimmed off is missing here, and an opening balance is there for it.
+        if entries.first().is_none_or(|first| first.seq != after + 1)
+            && let Some(opening) = self.opening(account).await?.filter(|opening| opening.seq > after)
+        {
+            entries.retain(|entry| entry.seq > opening.seq);
+            entries.truncate((limit as usize).saturating_sub(1));
+            entries.insert(0, opening);
+        }
+        Ok(entries)
     }
 
     async fn events(

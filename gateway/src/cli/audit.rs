@@ -156,6 +156,7 @@ fn document(verified: &Result<Verified, Fault>) -> Value {
         Ok(verified) => json!({
             "ok": true,
             "entries": verified.entries,
+            "sealedEntries": verified.sealed,
             "head": verified.head,
             "balance": verified.balance.dollars(),
             "balanceMicros": verified.balance,
@@ -171,6 +172,10 @@ fn document(verified: &Result<Verified, Fault>) -> Value {
 
 fn words(verified: &Result<Verified, Fault>) -> String {
     match verified {
+        Ok(Verified { entries, sealed: sealed @ 1.., head, balance, .. }) => format!(
+            "✓ entries {} to {entries} are chained to each other and to the opening balance behind entry {sealed}, and add up to the balance of {balance}; head {head}",
+            sealed + 1
+        ),
         Ok(Verified { entries, head, balance, .. }) => {
             format!("✓ all {entries} entries are chained and add up to the balance of {balance}; head {head}")
         }

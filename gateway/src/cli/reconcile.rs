@@ -1,25 +1,29 @@
 //! `reconcile`: every customer's month, reckoned from the audit log alone and held against the running totals.
 
 use std::io::Write;
+use std::path::PathBuf;
 
-use billing::{AccountId, Period, Reckoning, Reconciled};
+use billing::{AccountId, Archive, Period, Reckoning, Reconciled};
 use serde_json::{Value, json};
 
 use crate::config::Config;
 
 use super::output::{Failure, Output, table};
-use super::store;
+use super::{archive, store};
 
 pub(super) async fn run(
     month: Month,
     csv: bool,
+    archives: &[PathBuf],
     config: &Config,
     output: &mut Output<impl Write>,
 ) -> Result<(), Failure> {
     let billing = store::open(config)?;
+    let archives = Archive::by_account(archives).map_err(|error| archive::unreadable(&error))?;
     let mut customers = Vec::new();
     for account in billing.accounts().await? {
-        customers.push(billing.reconcile(&account.id, month.period).await?);
+        let archives = archives.get(&account.id).map(Vec::as_slice).unwrap_or_default();
+        customers.push(billing.reconcile(&account.id, month.period, archives).await?);
     }
     if csv {
         output.write(self::csv(&customers))?;
@@ -35,6 +39,12 @@ pub(super) async fn run(
 pub(super) struct Month {
     name: String,
     period: Period,
+}
+
+impl Month {
+    pub(super) fn period(&self) -> Period {
+        self.period
+    }
 }
 
 impl std::str::FromStr for Month {

@@ -41,6 +41,7 @@ impl From<Error> for Failure {
             | Error::NoSession
             | Error::NoPlan(_) => "nothing was changed",
             Error::Webhook(ref error) => super::webhook::next_step(error),
+            Error::Archive(error) => return super::archive::unreadable(&error),
             Error::Fault(_) => "keep the store as it is and find out who wrote to it",
         };
         Self::Failed(format!("{error}; {next}"))

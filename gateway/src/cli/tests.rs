@@ -2,7 +2,7 @@ use std::fs;
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt as _;
 
-use billing::{End, GatewayId, Outcome, SessionId, Timestamp};
+use billing::{Actor, End, GatewayId, NewCustomer, Outcome, SessionId, Timestamp};
 use clap::CommandFactory as _;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -218,6 +218,44 @@ async fn the_audit_log_is_printed_and_verified() {
     let text = operator.text("audit acme").await;
     assert!(text.contains("+$0.50         $1.50"), "{text}");
     assert!(text.contains("✓ all "), "{text}");
+}
+
+#[tokio::test]
+async fn an_older_log_is_sealed_and_proved() {
+    let operator = Operator::new();
+    let billing = store::open(&operator.config()).unwrap();
+    let [long_ago, later] = [1_600_000_000_000, 1_605_000_000_000].map(Timestamp::from_millis);
+    let new = NewCustomer {
+        id: Some("acme".parse().unwrap()),
+        email: "a@example.com".to_owned(),
+        plan: "starter".to_owned(),
+        prepaid: Some(Micros::new(1_000_000)),
+    };
+    let (account, _) = billing.create_customer(new, Actor::Operator, long_ago).await.unwrap();
+    let command = CommandId::random();
+    billing.credit(&account.id, Micros::new(500_000), command, Actor::Operator, later).await.unwrap();
+    let folder = operator.0.path().join("archives");
+    let into = format!("--into {}", folder.display());
+
+    let sealed = operator.json(&format!("archive seal acme --until 2020-09 {into}")).await;
+    assert_eq!((&sealed["archives"][0]["first"], &sealed["archives"][0]["last"]), (&json!(1), &json!(3)));
+    let first = sealed["archives"][0]["file"].as_str().unwrap();
+    let text = operator.text(&format!("archive seal {into}")).await;
+    assert!(text.contains("acme      4     4   "), "{text}");
+    let second = folder.join("acme-000000000004-000000000004.jsonl");
+
+    let proved = operator.text(&format!("archive verify {first} {}", second.display())).await;
+    assert!(proved.contains("✓ acme: all 4 entries are in the archives and the log"), "{proved}");
+    let (missing, result) = operator.types(&format!("archive verify {first}")).await;
+    assert!(missing.contains("✗ acme: log: entry 4 is missing") && result.is_err(), "{missing}");
+    let audit = operator.json("audit acme").await;
+    assert_eq!(audit["entries"][0]["kind"], "opening_balance", "{audit}");
+    assert_eq!((&audit["verified"]["sealedEntries"], &audit["verified"]["ok"]), (&json!(4), &json!(true)));
+    let sealed = operator.types("reconcile --month 2020-09").await;
+    assert!(sealed.0.contains("sealed up to") && sealed.1.is_err(), "{}", sealed.0);
+    operator
+        .text(&format!("reconcile --month 2020-09 --archive {first} --archive {}", second.display()))
+        .await;
 }
 
 #[tokio::test]

@@ -79,6 +79,27 @@ async fn a_total_that_differs_is_named() -> Result<()> {
     Ok(())
 }
 
+/// By the commands, with a gateway that runs; what is in an archive is shown in `billing`, where the clock can be moved.
+#[tokio::test]
+async fn nothing_recent_is_sealed() -> Result<()> {
+    let browser = StandIn::start().await?;
+    let gateway = Gateway::builder().fixed(&browser, 5).start().await?;
+    let customer = gateway.prepaid_customer("starter", 100_000).await?;
+    gateway.connect(&customer).await?.close().await?;
+    let month = month_of(&gateway, &[&customer]).await?;
+    let folder = gateway.directory().join("archives");
+
+    let sealed = gateway.command(&["archive", "seal", "--into", text(&folder)?]).await?;
+    assert_eq!(sealed["archives"], serde_json::json!([]), "{sealed}");
+    let (code, words) =
+        gateway.run(&["archive", "seal", "--until", &month, "--into", text(&folder)?]).await?;
+    assert_eq!(code, Some(64), "{words}");
+    ensure!(words.contains("--until: what was written from"), "{words}");
+    let (code, words) = gateway.run(&["archive", "verify", text(&folder.join("none.jsonl"))?]).await?;
+    assert_eq!(code, Some(1), "{words}");
+    Ok(())
+}
+
 /// The month in which all of their sessions ended.
 async fn month_of(gateway: &Gateway, customers: &[&Customer]) -> Result<String> {
     let mut months = Vec::new();

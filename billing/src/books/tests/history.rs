@@ -758,7 +758,7 @@ async fn compare(server: &Server, (plan, prepaid): Terms, steps: &[(usize, Step)
         }
         store.handles[0].verify(&store.who.account).await.unwrap();
         for month in model.months() {
-            let reconciled = store.handles[1].reconcile(&store.who.account, month).await.unwrap();
+            let reconciled = store.handles[1].reconcile(&store.who.account, month, &[]).await.unwrap();
             assert_eq!(reconciled.differences, [], "{name}: {month:?}");
             let [sessions, _, included, _, minutes, cost, overage] = model.usage(month);
             assert_eq!(

@@ -2,6 +2,7 @@
 
 use rusqlite::{Transaction, params};
 
+use super::trim::KEEP_COMMAND;
 use super::{
     Embedded, INSERT_ACCOUNT, INSERT_ENDED, INSERT_ENTRY, INSERT_EVENT, INSERT_KEY, INSERT_OPEN, add_to_row,
     body, column, lock, patiently,
@@ -35,6 +36,13 @@ fn write(transaction: &Transaction<'_>, part: Part<'_>) -> Result<(), StoreError
                 let command = entry.command.as_ref().map(CommandId::as_str);
                 let columns = params![account.as_str(), column(entry.seq), command, body(entry)?];
                 transaction.prepare_cached(INSERT_ENTRY)?.execute(columns)?;
+            }
+        }
+        Part::Commands(account, entries) => {
+            for entry in entries {
+                let command = entry.command.as_ref().map(CommandId::as_str);
+                let columns = params![account.as_str(), command, body(entry)?];
+                transaction.prepare_cached(KEEP_COMMAND)?.execute(columns)?;
             }
         }
         Part::Sessions(_, sessions) => {

@@ -150,11 +150,38 @@ async fn the_sync_s_descriptor_is_the_wal_s_as_long_as_the_store_is_open() {
 }
 
 #[test]
-fn a_store_of_another_schema_is_refused() {
+fn a_store_of_a_later_schema_is_refused() {
     let bench = Bench::new();
     bench.stranger().pragma_update(None, "user_version", 7).unwrap();
     let refused = Embedded::open(&bench.path());
-    assert!(matches!(refused, Err(StoreError::Schema { found: 7, known: SCHEMA_VERSION })));
+    assert!(matches!(refused, Err(StoreError::Schema { found: 7, known: schema::VERSION })));
+    let left: i64 = bench.stranger().pragma_query_value(None, "user_version", |row| row.get(0)).unwrap();
+    assert_eq!(left, 7);
+}
+
+/// What the later versions added is taken away again.
+#[tokio::test]
+async fn a_store_of_an_earlier_schema_is_brought_up_with_what_is_in_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("ledger.db");
+    let earlier = Embedded::open(&path).unwrap();
+    let opened = opening();
+    earlier.commit(0, &opened).await.unwrap();
+    drop(earlier);
+    let file = Connection::open(&path).unwrap();
+    file.execute_batch(
+        "DROP TABLE sealed_commands; DROP TABLE webhooks; DROP TABLE parcels; DROP TABLE event_groups;
+        PRAGMA user_version = 1",
+    )
+    .unwrap();
+    drop(file);
+
+    let store = Embedded::open(&path).unwrap();
+
+    let account = store.load(&opened.account.id).await.unwrap();
+    assert_eq!(account.as_deref(), Some(&opened.account));
+    assert_eq!(store.sealed_commands(&opened.account.id).await.unwrap(), []);
+    Embedded::open(&path).unwrap();
 }
 
 #[test]

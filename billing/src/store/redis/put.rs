@@ -7,7 +7,7 @@ use redis::cmd;
 
 use super::{Redis, Space, body, figures, key_of};
 use crate::account::Account;
-use crate::audit::Entry;
+use crate::audit::{Entry, EntryKind};
 use crate::event::Event;
 use crate::id::AccountId;
 use crate::migrate::Part;
@@ -27,6 +27,7 @@ impl Redis {
         match part {
             Part::Account(account) => self.put_account(account).await,
             Part::Entries(account, entries) => self.put_entries(account, entries).await,
+            Part::Commands(account, entries) => self.put_commands(account, entries).await,
             Part::Sessions(account, sessions) => self.put_sessions(account, sessions).await,
             Part::Usage(account, bucket, rows) => self.put_usage(account, bucket, rows).await,
             Part::Events(events) => self.put_events(events).await,
@@ -54,19 +55,30 @@ impl Redis {
     async fn put_entries(&self, account: &AccountId, entries: &[Entry]) -> Result<(), LinkError> {
         let (space, id) = (Space::of_account(account), account.as_str());
         let mut lines = Vec::with_capacity(2 * entries.len());
-        let mut commands = Vec::new();
         for entry in entries {
             let record = body(entry)?;
-            if let Some(command) = &entry.command {
-                commands.extend([command.to_string(), record.clone()]);
+            if entry.kind == EntryKind::OpeningBalance {
+                self.ask(cmd("SET").arg(space.of("opening", id)).arg(record)).await?;
+            } else {
+                lines.extend([format!("{}-0", entry.seq), record]);
             }
-            lines.extend([format!("{}-0", entry.seq), record]);
         }
         self.append(space.of("log", id), lines).await?;
-        if !commands.is_empty() {
-            self.ask(cmd("HSET").arg(space.of("commands", id)).arg(commands)).await?;
+        self.put_commands(account, entries).await
+    }
+
+    async fn put_commands(&self, account: &AccountId, entries: &[Entry]) -> Result<(), LinkError> {
+        let mut fields = Vec::new();
+        for entry in entries {
+            if let Some(command) = &entry.command {
+                fields.extend([command.to_string(), body(entry)?]);
+            }
         }
-        Ok(())
+        if fields.is_empty() {
+            return Ok(());
+        }
+        let commands = Space::of_account(account).of("commands", account.as_str());
+        self.ask(cmd("HSET").arg(commands).arg(fields)).await.map(|_| ())
     }
 
     async fn put_sessions(&self, account: &AccountId, sessions: &[Session]) -> Result<(), LinkError> {

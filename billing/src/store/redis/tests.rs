@@ -156,13 +156,22 @@ async fn a_server_that_does_not_answer_is_not_waited_for_for_ever() {
 }
 
 #[tokio::test]
-async fn a_store_of_another_schema_is_refused() {
+async fn a_store_of_a_later_schema_is_refused() {
     let server = Server::start();
-    server.ask(&["SET", SCHEMA_KEY, "7"]);
+    server.ask(&["SET", schema::KEY, "7"]);
     let billing = open(&server.url());
     let refused = billing.probe().await;
     let Err(StoreError::Database(error)) = refused else { panic!("{refused:?}") };
     assert!(error.to_string().contains("schema 7"), "{error}");
+    assert_eq!(server.ask(&["GET", schema::KEY]), "7");
+}
+
+#[tokio::test]
+async fn a_store_of_an_earlier_schema_is_brought_up() {
+    let server = Server::start();
+    server.ask(&["SET", schema::KEY, "1"]);
+    open(&server.url()).probe().await.unwrap();
+    assert_eq!(server.ask(&["GET", schema::KEY]), "2");
 }
 
 #[tokio::test]

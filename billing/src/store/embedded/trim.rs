@@ -1,0 +1,62 @@
+//! What is taken off: the older part of a log, behind an opening balance.
+
+use rusqlite::{Connection, params};
+
+use super::{ACCOUNTS_CACHED, Embedded, body, column, lock, patiently, select_account, select_bodies};
+use crate::account::Account;
+use crate::audit::Entry;
+use crate::id::AccountId;
+use crate::store::{Committed, StoreError, remember};
+
+const NEXT_VERSION: &str = "UPDATE accounts SET version = version + 1 WHERE id = ?1 AND version = ?2";
+/// A command that is given again later has to be known.
+const KEEP_COMMANDS: &str = "INSERT INTO sealed_commands (account, command, body)
+    SELECT account, command, body FROM audit WHERE account = ?1 AND seq <= ?2 AND command IS NOT NULL";
+pub(super) const KEEP_COMMAND: &str =
+    "INSERT INTO sealed_commands (account, command, body) VALUES (?1, ?2, ?3)";
+const SELECT_SEALED: &str = "SELECT body FROM sealed_commands WHERE account = ?1";
+const DELETE_BEFORE: &str = "DELETE FROM audit WHERE account = ?1 AND seq < ?2";
+const REPLACE: &str = "UPDATE audit SET command = NULL, body = ?3 WHERE account = ?1 AND seq = ?2";
+
+impl Embedded {
+    /// In one step, if the account is at this version.
+    pub(in crate::store) async fn trim(
+        &self,
+        account: &Account,
+        opening: &Entry,
+    ) -> Result<Committed, StoreError> {
+        let body = body(opening)?;
+        patiently(|| self.try_trim(account, opening, &body)).await
+    }
+
+    fn try_trim(&self, account: &Account, opening: &Entry, body: &str) -> Result<Committed, StoreError> {
+        let (id, seq) = (account.id.as_str(), column(opening.seq));
+        let mut hot = lock(&self.hot);
+        self.commit_deferred(&mut hot)?;
+        let transaction = self.transaction(&mut hot)?;
+        if transaction.execute(NEXT_VERSION, params![id, column(account.version)])? == 0 {
+            return Ok(Committed::Conflict);
+        }
+        transaction.execute(KEEP_COMMANDS, params![id, seq])?;
+        transaction.execute(DELETE_BEFORE, params![id, seq])?;
+        transaction.execute(REPLACE, params![id, seq, body])?;
+        let trimmed = select_account(&transaction, &account.id)?;
+        transaction.commit()?;
+        self.committed(&mut hot);
+        if let Some(trimmed) = trimmed {
+            remember(&self.accounts, ACCOUNTS_CACHED, account.id.clone(), trimmed.into());
+        }
+        Ok(Committed::Done)
+    }
+
+    pub(in crate::store) async fn sealed_commands(
+        &self,
+        account: &AccountId,
+    ) -> Result<Vec<Entry>, StoreError> {
+        let account = account.clone();
+        let read = move |reader: &Connection| select_bodies(reader, SELECT_SEALED, [account.as_str()]);
+        let mut entries: Vec<Entry> = self.read(read).await?;
+        entries.sort_unstable_by_key(|entry| entry.seq);
+        Ok(entries)
+    }
+}
