@@ -291,8 +291,9 @@ struct Passenger<L: Link> {
 #[derive(Debug)]
 enum News<L: Link> {
     Landed(Result<Committed, LinkError>),
-    /// To take the commit there, and to hear of it there.
-    Fly(Flight<L>, oneshot::Receiver<News<L>>),
+    /// To hear of a commit there, and to take it there. In this order: news that nobody takes drops its parts as they
+    /// stand here, and a flight that is dropped looks for a passenger who still listens, which this one must not be.
+    Fly(oneshot::Receiver<News<L>>, Flight<L>),
 }
 
 /// A command's way on: with the commit where it is this one's to take there, and what it will be told.
@@ -567,7 +568,7 @@ async fn land<L: Link>((mut flight, mut news): Boarded<L>) -> Result<Committed, 
         }
         match news.await {
             Ok(News::Landed(result)) => return result,
-            Ok(News::Fly(ours, more)) => (flight, news) = (Some(ours), more),
+            Ok(News::Fly(more, ours)) => (flight, news) = (Some(ours), more),
             Err(_) => return Err(LinkError::Unanswered(Arc::new(Dropped))),
         }
     }
@@ -818,8 +819,8 @@ impl<L: Link> Flight<L> {
         for at in 0..self.passengers.len() {
             let (answer, more) = oneshot::channel();
             let pilot = std::mem::replace(&mut self.passengers[at].answer, answer);
-            match pilot.send(News::Fly(self, more)) {
-                Err(News::Fly(refused, _)) => self = refused,
+            match pilot.send(News::Fly(more, self)) {
+                Err(News::Fly(_, refused)) => self = refused,
                 Ok(()) | Err(News::Landed(_)) => return,
             }
         }

@@ -1,5 +1,7 @@
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
+
 use super::server::Server;
 use super::*;
 use crate::audit::{Actor, Fault};
@@ -119,6 +121,27 @@ async fn one_that_asks_only_for_the_version_writes_nothing() {
     assert!(matches!(redis.commit(&batch(1, "b", Vec::new())).await.unwrap(), Reply::Done));
     assert!(matches!(redis.commit(&batch(7, "c", Vec::new())).await.unwrap(), Reply::Conflict { .. }));
     assert_eq!(redis.account(&"acme".parse().unwrap()).await.unwrap().unwrap().version, 1);
+}
+
+#[tokio::test]
+async fn a_command_may_be_given_up_half_way() {
+    let server = Server::start();
+    let billing = open(&server.url());
+    let who = customer(&billing, 100_000).await;
+    for _ in 0..3 {
+        let (alone, gateway) = (SessionId::random(), gateway());
+        let hold = billing.hold(&who, alone, &gateway, NOW);
+        assert!(hold.now_or_never().is_none(), "it has to wait for the answer");
+        // The first takes a commit there when it is given up, the second would be the next to.
+        let three = [(); 3].map(|()| Box::pin(billing.hold(&who, SessionId::random(), &gateway, NOW)));
+        let [mut one, mut two, last] = three;
+        assert!((&mut one).now_or_never().is_none() && (&mut two).now_or_never().is_none());
+        drop(one);
+        drop(two);
+        last.await.unwrap();
+    }
+    billing.verify(&who.account).await.unwrap();
+    run(&billing, &who).await;
 }
 
 #[tokio::test]
