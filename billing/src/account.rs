@@ -64,6 +64,12 @@ pub struct Account {
     /// When it was last told that it is used in an unusual way.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unusual_at: Option<Timestamp>,
+    /// Below this balance its owner is told that it is low; zero: never; `None`: the price of ten sessions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub low_balance: Option<Micros>,
+    /// Whether that was told since money was last added.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub low_balance_told: bool,
     /// Its API keys; of the revoked ones only the latest.
     pub keys: Vec<Key>,
     /// The last entry of its audit log.

@@ -222,6 +222,8 @@ pub enum EntryKind {
     KeyCreated,
     /// A key of its was revoked.
     KeyRevoked,
+    /// It was set at which balance its owner is told that it is low. The cause names the amount.
+    LowBalanceSet,
     /// A new period began: included sessions refilled, the last period's overage closed.
     Renewed,
     /// A session's price was set aside.
@@ -251,6 +253,7 @@ impl EntryKind {
             EntryKind::Resumed => "resumed",
             EntryKind::KeyCreated => "key_created",
             EntryKind::KeyRevoked => "key_revoked",
+            EntryKind::LowBalanceSet => "low_balance_set",
             EntryKind::Renewed => "renewed",
             EntryKind::Held => "held",
             EntryKind::Extended => "extended",

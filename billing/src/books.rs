@@ -338,6 +338,22 @@ impl Billing {
             .await
     }
 
+    /// Sets at which balance the owner is told that it is low; zero: never; `None`: at the price of ten sessions. Waits for
+    /// the disk.
+    ///
+    /// # Errors
+    /// [`Refused::OutOfRange`], [`Error::NoAccount`], or the store's.
+    pub async fn set_low_balance(
+        &self,
+        id: &AccountId,
+        below: Option<Micros>,
+        actor: Actor,
+        now: Timestamp,
+    ) -> Result<Account, Error> {
+        self.change_account(id, now, |account, given| ledger::set_low_balance(account, below, &actor, given))
+            .await
+    }
+
     /// Makes a key, whose secret is answered here and never again. Waits for the disk.
     ///
     /// # Errors

@@ -40,6 +40,10 @@ pub enum EventKind {
     /// A session was refused. Told once a minute for each account at most, so that it cannot be flooded.
     #[serde(rename = "session:refused")]
     SessionRefused,
+    /// A session, or a minute of one, took the balance below what its owner is to be told of. Told once, and again only after
+    /// money was added that took it to there.
+    #[serde(rename = "customer:low-balance")]
+    LowBalance,
     /// A key is used in an unusual way, which is held back. Told once a minute for each account at most.
     #[serde(rename = "customer:unusual-use")]
     UnusualUse,
@@ -55,6 +59,7 @@ impl EventKind {
             EventKind::SessionCompleted => "session:completed",
             EventKind::SessionLost => "session:lost",
             EventKind::SessionRefused => "session:refused",
+            EventKind::LowBalance => "customer:low-balance",
             EventKind::UnusualUse => "customer:unusual-use",
         }
     }
@@ -94,6 +99,12 @@ pub struct Event {
     /// What the session cost, in micro-dollars.
     #[serde(rename = "costMicros", skip_serializing_if = "Option::is_none")]
     pub cost: Option<Micros>,
+    /// What the balance is now, in micro-dollars.
+    #[serde(rename = "balanceMicros", default, skip_serializing_if = "Option::is_none")]
+    pub balance: Option<Micros>,
+    /// What it is below.
+    #[serde(rename = "thresholdMicros", default, skip_serializing_if = "Option::is_none")]
+    pub threshold: Option<Micros>,
 }
 
 /// What an event tells beyond its kind and its account.
@@ -104,6 +115,8 @@ pub(crate) struct Told<'a> {
     pub(crate) cause: Option<&'a str>,
     pub(crate) duration: Option<Duration>,
     pub(crate) cost: Option<Micros>,
+    /// The balance, and what it is below.
+    pub(crate) low: Option<(Micros, Micros)>,
 }
 
 impl Event {
@@ -126,6 +139,8 @@ impl Event {
             cause: told.cause.map(str::to_owned),
             duration: told.duration.map(|lasted| u64::try_from(lasted.as_millis()).unwrap_or(u64::MAX)),
             cost: told.cost,
+            balance: told.low.map(|(balance, _)| balance),
+            threshold: told.low.map(|(_, threshold)| threshold),
         }
     }
 }
@@ -180,6 +195,7 @@ mod tests {
             SessionCompleted,
             SessionLost,
             SessionRefused,
+            LowBalance,
             UnusualUse,
         ] {
             assert_eq!(serde_json::to_value(kind).unwrap(), kind.as_str());

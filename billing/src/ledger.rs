@@ -40,6 +40,9 @@ const REFUSED_EVERY: Duration = Duration::from_secs(60);
 /// The same of unusual use.
 const UNUSUAL_EVERY: Duration = Duration::from_secs(60);
 
+/// Whose balance pays for fewer sessions is told that it is low, unless another amount was set.
+const LOW_BALANCE_SESSIONS: u32 = 10;
+
 /// Why a session was ended by somebody other than its gateway.
 const GATEWAY_LOST: &str = "gateway lost";
 
@@ -246,6 +249,8 @@ fn blank(id: AccountId, email: String, prepaid: bool, given: Context<'_>) -> Acc
         refunds: Refunds::default(),
         refused_at: None,
         unusual_at: None,
+        low_balance: None,
+        low_balance_told: false,
         keys: Vec::new(),
         head: Head::default(),
     }
@@ -267,6 +272,9 @@ pub(crate) fn credit(
     }
 
     draft.account.balance = balance;
+    if balance >= draft.low_balance() {
+        draft.account.low_balance_told = false;
+    }
     draft.record(EntryKind::Credited, actor, Subject { command: Some(id.clone()), ..Subject::default() });
     Ok(draft.finish(SessionChange::None))
 }
@@ -287,6 +295,27 @@ pub(crate) fn suspend(account: &Account, suspended: bool, actor: &Actor, given: 
     let kind = if suspended { EntryKind::Suspended } else { EntryKind::Resumed };
     draft.record(kind, actor, Subject::default());
     draft.finish(SessionChange::None)
+}
+
+/// Sets at which balance the owner is told that it is low; `None`: as it is for everybody.
+pub(crate) fn set_low_balance(
+    account: &Account,
+    below: Option<Micros>,
+    actor: &Actor,
+    given: Context<'_>,
+) -> Result<Answer, Refused> {
+    if below.is_some_and(|below| below > Micros::MAX) {
+        return Err(Refused::OutOfRange);
+    }
+    if account.low_balance == below {
+        return Ok(Answer::Exists);
+    }
+    let mut draft = Draft::of(account, given);
+    draft.account.low_balance = below;
+    draft.account.low_balance_told = false;
+    let words = below.map_or("default".to_owned(), |below| format!("{} micro-dollars", below.get()));
+    draft.record(EntryKind::LowBalanceSet, actor, Subject { cause: Some(words), ..Subject::default() });
+    Ok(draft.finish(SessionChange::None))
 }
 
 /// Adds a key; where there is no room, in the place of the key that was revoked first.
@@ -482,7 +511,13 @@ fn post_by(
     let duration = Some(ended_at.since(begun_at));
     draft.tell(
         ended,
-        &Told { session: Some(&session.id), cause: Some(cause), duration, cost: Some(charged), key: None },
+        &Told {
+            session: Some(&session.id),
+            cause: Some(cause),
+            duration,
+            cost: Some(charged),
+            ..Told::default()
+        },
     );
     let posted = Session {
         state: State::Posted,
@@ -580,6 +615,8 @@ struct Draft<'a> {
     events: Vec<Event>,
     /// What the account had after the last entry; an entry's differences count from here.
     recorded: Funds,
+    /// The balance before any of it.
+    balance_before: Micros,
     used: Option<Used>,
     given: Context<'a>,
 }
@@ -590,7 +627,8 @@ impl<'a> Draft<'a> {
         let account = Account { version: account.version + 1, ..account.clone() };
         let recorded = account.funds();
         let (entries, events) = (Vec::new(), Vec::new());
-        let mut draft = Draft { account, entries, events, recorded, used: None, given };
+        let balance_before = account.balance;
+        let mut draft = Draft { account, entries, events, recorded, balance_before, used: None, given };
         draft.renew();
         draft
     }
@@ -626,6 +664,23 @@ impl<'a> Draft<'a> {
         self.events.push(Event::new(of, self.events.len(), (kind, self.given.now), told));
     }
 
+    /// The balance below which the owner is told.
+    fn low_balance(&self) -> Micros {
+        let price = self.given.plan.session_price;
+        let of_all = || price.checked_mul(LOW_BALANCE_SESSIONS).unwrap_or(Micros::MAX);
+        self.account.low_balance.unwrap_or_else(of_all)
+    }
+
+    /// Tells that the balance is low, where something was taken from it and that was not told yet.
+    fn watch_balance(&mut self) {
+        let (balance, threshold) = (self.account.balance, self.low_balance());
+        if self.account.low_balance_told || balance >= self.balance_before || balance >= threshold {
+            return;
+        }
+        self.account.low_balance_told = true;
+        self.tell(EventKind::LowBalance, &Told { low: Some((balance, threshold)), ..Told::default() });
+    }
+
     fn add_key(mut self, key: Key, actor: &Actor) -> Change {
         let id = key.id.clone();
         self.account.keys.push(key);
@@ -637,7 +692,8 @@ impl<'a> Draft<'a> {
         Answer::Change(Arc::new(self.change(session, false)))
     }
 
-    fn change(self, session: SessionChange, new_key: bool) -> Change {
+    fn change(mut self, session: SessionChange, new_key: bool) -> Change {
+        self.watch_balance();
         let Draft { account, entries, used, events, .. } = self;
         Change { account, entries, session, used, new_key, events }
     }

@@ -83,12 +83,13 @@ impl fmt::Debug for WebhookSecret {
 
 /// What a webhook is told of where its owner did not choose: all that a customer wants to know of, but not each beginning,
 /// since each end is told of.
-pub const NOTICES: [EventKind; 6] = [
+pub const NOTICES: [EventKind; 7] = [
     EventKind::CustomerActivated,
     EventKind::BillingRenewed,
     EventKind::SessionCompleted,
     EventKind::SessionLost,
     EventKind::SessionRefused,
+    EventKind::LowBalance,
     EventKind::UnusualUse,
 ];
 
@@ -289,9 +290,12 @@ fn document(event: &Event) -> String {
     if let Some(duration) = event.duration {
         add("duration", json!(duration));
     }
-    if let Some(cost) = event.cost {
-        add("cost", json!(cost.dollars()));
-        add("costMicros", json!(cost));
+    let amounts = [("cost", event.cost), ("balance", event.balance), ("threshold", event.threshold)];
+    for (name, amount) in amounts {
+        if let Some(amount) = amount {
+            add(name, json!(amount.dollars()));
+            add(&format!("{name}Micros"), json!(amount));
+        }
     }
     let document = json!({
         "id": event.id,

@@ -324,6 +324,13 @@ enum CustomerAction {
         #[arg(long, value_name = "ID")]
         command_id: Option<CommandId>,
     },
+    /// Set below which balance the customer is told that it is low (customer:low-balance).
+    LowBalance {
+        id: AccountId,
+        /// In micro-dollars; 0: never; `default`: the price of ten sessions.
+        #[arg(value_name = "MICROS", value_parser = threshold)]
+        below: Threshold,
+    },
     /// Refuse the customer's new sessions and end those that run.
     Suspend {
         id: AccountId,
@@ -408,6 +415,14 @@ enum WebhookAction {
 fn setting(text: &str) -> Result<(String, String), &'static str> {
     let (name, value) = text.split_once('=').ok_or("write it as SECTION.KEY=VALUE")?;
     Ok((name.trim().to_owned(), value.to_owned()))
+}
+
+/// `None`: as it is for everybody.
+#[derive(Debug, Clone, Copy)]
+struct Threshold(Option<Micros>);
+
+fn threshold(text: &str) -> Result<Threshold, String> {
+    if text == "default" { Ok(Threshold(None)) } else { micros(text).map(|below| Threshold(Some(below))) }
 }
 
 fn micros(text: &str) -> Result<Micros, String> {

@@ -74,6 +74,7 @@ impl Follow {
             | EntryKind::Resumed
             | EntryKind::KeyCreated
             | EntryKind::KeyRevoked
+            | EntryKind::LowBalanceSet
             | EntryKind::Renewed
             | EntryKind::OpeningBalance => {}
         }

@@ -727,7 +727,13 @@ async fn events_are_told_in_the_order_of_their_changes(bench: Bench) {
     let theirs = bench.another();
     let stream = theirs.event_stream_of(&id);
     let mut read = Cursor::start();
-    for kind in [EventKind::CustomerActivated, EventKind::SessionStarted, EventKind::SessionCompleted] {
+    let kinds = [
+        EventKind::CustomerActivated,
+        EventKind::LowBalance,
+        EventKind::SessionStarted,
+        EventKind::SessionCompleted,
+    ];
+    for kind in kinds {
         let events = theirs.events(stream, &read, 1).await.unwrap();
         let [(place, event)] = &events[..] else { panic!("{events:?}") };
         assert_eq!((event.kind, &event.customer), (kind, &id));

@@ -745,12 +745,63 @@ fn what_happened_is_told_once_with_its_session_its_duration_and_its_cost() {
         told,
         [
             ("acme-1-0", "customer:activated", None, None),
+            ("acme-2-0", "customer:low-balance", None, None),
             ("acme-3-0", "session:started", None, None),
             ("acme-5-0", "session:completed", Some(12 * MINUTE), Some(24_000)),
             ("acme-7-0", "session:started", None, None),
             ("acme-8-0", "session:lost", Some(0), Some(0)),
         ]
     );
+}
+
+#[test]
+fn a_low_balance_is_told_once_until_enough_is_added() {
+    let mut desk = Desk::prepaid(110_000);
+    let told = |desk: &Desk| {
+        let low = desk.events.iter().filter(|event| event.kind == EventKind::LowBalance);
+        low.map(|event| (event.balance.unwrap().get(), event.threshold.unwrap().get())).collect::<Vec<_>>()
+    };
+    let credit = |desk: &mut Desk, command: &str, amount| {
+        let amount = Micros::new(amount);
+        let answer = super::credit(&desk.account, amount, &id(command), &Actor::Operator, desk.given());
+        desk.write(answer.unwrap());
+    };
+    let set = |desk: &mut Desk, below: Option<u64>| {
+        let below = below.map(Micros::new);
+        let answer = super::set_low_balance(&desk.account, below, &Actor::Operator, desk.given()).unwrap();
+        desk.write(answer)
+    };
+    desk.start("a");
+    assert_eq!(told(&desk), [], "ten sessions are left");
+    desk.start("b");
+    assert_eq!(told(&desk), [(90_000, 100_000)]);
+    // What comes back is no reason to tell again when it goes.
+    desk.post("b", Outcome::Lost { cause: "crashed" }).unwrap();
+    for session in ["retry", "c", "d"] {
+        desk.start(session);
+    }
+    credit(&mut desk, "c1", 4_999);
+    desk.start("e");
+    assert_eq!((told(&desk).len(), desk.account.balance.get()), (1, 74_999));
+    credit(&mut desk, "c2", 100_000);
+    assert_eq!(desk.extend("a", 6), Ok(true));
+    assert_eq!(told(&desk).len(), 1);
+    desk.extend("a", 50).unwrap();
+    assert_eq!(told(&desk).len(), 2, "a minute that is set aside counts as well");
+
+    assert!(set(&mut desk, Some(0)));
+    assert!(!set(&mut desk, Some(0)));
+    credit(&mut desk, "c3", 200_000);
+    desk.extend("a", 130).unwrap();
+    assert_eq!(told(&desk).len(), 2, "nobody wants to know");
+    assert!(set(&mut desk, Some(30_000)));
+    desk.extend("a", 185).unwrap();
+    assert_eq!(told(&desk)[2].1, 30_000);
+    desk.verify();
+
+    let mut included = Desk::subscription("starter");
+    included.start("a");
+    assert_eq!(told(&included), [], "nothing was taken from a balance that was never there");
 }
 
 #[test]

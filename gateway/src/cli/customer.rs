@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::config::Config;
 
 use super::output::{Failure, Output, table};
-use super::{CustomerAction, key, store};
+use super::{CustomerAction, Threshold, key, store};
 
 /// What a person takes in at a glance.
 const SESSIONS_SHOWN: u32 = 20;
@@ -29,6 +29,15 @@ pub(super) async fn run(
         CustomerAction::Show { id } => show(&billing, &id, output).await,
         CustomerAction::Credit { id, amount, command_id } => {
             credit(&billing, &id, amount, command_id.unwrap_or_else(CommandId::random), output).await
+        }
+        CustomerAction::LowBalance { id, below: Threshold(below) } => {
+            let account = billing.set_low_balance(&id, below, Actor::Operator, store::now()).await?;
+            let words = match below {
+                None => format!("{id} is told when its balance pays for fewer than ten sessions."),
+                Some(Micros::ZERO) => format!("{id} is not told of a low balance."),
+                Some(below) => format!("{id} is told when its balance is below {below}."),
+            };
+            Ok(output.print(&summary(&account), words)?)
         }
         CustomerAction::Suspend { id, lift } => suspend(&billing, &id, !lift, output).await,
     }
@@ -127,6 +136,7 @@ fn facts(account: &Account) -> String {
         ("included left", account.included.to_string()),
         ("retry credits", account.retry.to_string()),
         ("overage", account.overage.to_string()),
+        ("low balance", account.low_balance.map_or("ten sessions".to_owned(), |below| below.to_string())),
         ("running", account.open.to_string()),
     ];
     rows.map(|(name, value)| format!("{name:14}{value}")).join("\n")
@@ -213,6 +223,7 @@ fn summary(account: &Account) -> Value {
         "overage": account.overage.dollars(),
         "overageMicros": account.overage,
         "runningSessions": account.open,
+        "lowBalanceMicros": account.low_balance,
     })
 }
 

@@ -163,6 +163,7 @@ fn line(event: &Event) -> String {
         event.cause.clone(),
         event.duration.map(|millis| format!("{}.{:03} s", millis / 1_000, millis % 1_000)),
         event.cost.map(|cost: Micros| cost.to_string()),
+        event.balance.map(|balance| balance.to_string()),
     ];
     let about = about.into_iter().flatten().collect::<Vec<_>>().join(" ");
     format!("{}  {:24}  {:16}  {about}", event.at, event.kind.as_str(), event.customer.as_str())

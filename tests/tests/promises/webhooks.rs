@@ -97,6 +97,35 @@ async fn tells_of_sessions(stored: impl Fn(Builder) -> Builder) -> Result<()> {
 }
 
 #[tokio::test]
+async fn a_low_balance_is_told_once_until_enough_was_added() -> Result<()> {
+    let (browser, receiver) = (StandIn::start().await?, Receiver::start().await?);
+    let gateway = builder(&browser).start().await?;
+    let customer = gateway.prepaid_customer("starter", 120_000).await?;
+    let create = ["webhook", "create", &customer.id, "--event", "customer:low-balance", "--url"];
+    let created = gateway.command(&[&create[..], &[&receiver.url("/hook")]].concat()).await?;
+    receiver.trust("/hook", created["secret"].as_str().context("a secret")?).await?;
+    gateway.command(&["customer", "low-balance", &customer.id, "95000"]).await?;
+    for _ in 0..4 {
+        run_session(&gateway, &customer).await?;
+    }
+    let told = receiver.wait_for("/hook", 1).await?;
+    assert_is_of(&told[0], &customer, "customer:low-balance");
+    let object = &told[0].field("data")["object"];
+    assert_eq!((&object["balanceMicros"], &object["thresholdMicros"]), (&json!(90_000), &json!(95_000)));
+
+    gateway.settled(&customer).await?;
+    gateway.command(&["customer", "credit", &customer.id, "20000"]).await?;
+    for _ in 0..2 {
+        run_session(&gateway, &customer).await?;
+    }
+    let told = receiver.wait_for("/hook", 2).await?;
+    assert_eq!(told[1].field("data")["object"]["balanceMicros"], 90_000);
+    assert_eq!(gateway.settled(&customer).await?.balance, 80_000);
+    assert_eq!(receiver.received("/hook").await?.len(), 2);
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_receiver_that_failed_is_told_again() -> Result<()> {
     let (browser, receiver) = (StandIn::start().await?, Receiver::start().await?);
     let gateway = builder(&browser).start().await?;

@@ -20,6 +20,8 @@ use crate::usage::Usage;
 const SESSIONS: u8 = 6;
 const REFUNDS_PER_DAY: u32 = 2;
 const DAY: u64 = 86_400_000;
+/// Micro-dollars: a short history passes it both ways.
+const LOW: i64 = 20_000;
 const CRASHED: &str = "crashed";
 
 /// Two plans small enough that a short history meets every limit.
@@ -94,6 +96,7 @@ struct Model {
     sessions: BTreeMap<u8, Run>,
     refunds: BTreeMap<u64, u32>,
     told_refused: Option<u64>,
+    told_low: bool,
     /// What was told, in the words of [`words`].
     events: Vec<String>,
     used: Vec<Used>,
@@ -394,6 +397,7 @@ impl Model {
         self.renew();
         self.credits.insert(command, amount);
         self.balance += i64::try_from(amount).unwrap();
+        self.told_low &= self.balance < LOW;
         Ok(())
     }
 
@@ -405,6 +409,16 @@ impl Model {
     }
 
     fn run(&mut self, step: &Step) -> Verdict {
+        let before = self.balance;
+        let verdict = self.carry_out(step);
+        if self.balance < before.min(LOW) && !self.told_low {
+            self.told_low = true;
+            self.events.push(format!("customer:low-balance {} {LOW}", self.balance));
+        }
+        verdict
+    }
+
+    fn carry_out(&mut self, step: &Step) -> Verdict {
         match *step {
             Step::Hold(id, wish) => self.hold(id, wish),
             Step::Begin(id) => self.begin(id),
@@ -473,6 +487,8 @@ impl Real {
         let new = NewCustomer { prepaid: prepaid.map(Micros::new), ..customer(plan) };
         let (_, secret) = handles[0].create_customer(new, Actor::Operator, START).await.unwrap();
         let who = handles[1].authenticate(secret.expose()).await.unwrap().unwrap();
+        let low = Some(Micros::new(LOW.cast_unsigned()));
+        handles[1].set_low_balance(&who.account, low, Actor::Operator, START).await.unwrap();
         Real { handles, who, now: START, held: BTreeMap::new(), read: Cursor::start() }
     }
 
@@ -578,11 +594,11 @@ impl Real {
 
 /// What an event tells, but for what is the same for all of an account's.
 fn words(event: &Event) -> String {
-    let Event { kind, session, cause, duration, cost, .. } = event;
+    let Event { kind, session, cause, duration, cost, balance, threshold, .. } = event;
     let session = session.as_ref().map(ToString::to_string);
-    let numbers = [*duration, cost.map(Micros::get)].map(|number| number.map(|number| number.to_string()));
-    let [duration, cost] = numbers;
-    let told = [session, cause.clone(), duration, cost].into_iter().flatten();
+    let amounts = [*cost, *balance, *threshold].map(|amount| amount.map(Micros::get));
+    let numbers = std::iter::once(*duration).chain(amounts).flatten().map(|number| number.to_string());
+    let told = [session, cause.clone()].into_iter().flatten().chain(numbers);
     std::iter::once(kind.as_str().to_owned()).chain(told).collect::<Vec<_>>().join(" ")
 }
 
