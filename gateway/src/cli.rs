@@ -84,7 +84,10 @@ pub fn parse(
         Verb::Customer { action, format } => (Action::Customer(action), format.json),
         Verb::Key { action, format } => (Action::Key(action), format.json),
         Verb::Usage { customer, by, last, format } => (Action::Usage { customer, by, last }, format.json),
-        Verb::Audit { customer, after, export, format } => {
+        Verb::Audit { customer, events: true, format, .. } => {
+            (Action::Events { customer, what: events::What::Told }, format.json)
+        }
+        Verb::Audit { customer, after, export, events: false, format } => {
             let action = match export {
                 Some(file) => Action::Export { customer, file },
                 None => Action::Audit { customer: customer.expect("clap wants one or --export"), after },
@@ -226,7 +229,7 @@ enum Verb {
     },
     /// A customer's audit log, and whether it is intact.
     Audit {
-        #[arg(required_unless_present = "export")]
+        #[arg(required_unless_present_any = ["export", "events"])]
         customer: Option<AccountId>,
         /// Only the entries after this one.
         #[arg(long, value_name = "SEQ", default_value_t = 0)]
@@ -234,6 +237,9 @@ enum Verb {
         /// Write the customer's log, or those of all, into a new file, an entry a line.
         #[arg(long, value_name = "FILE", conflicts_with = "after")]
         export: Option<PathBuf>,
+        /// The events that were told of the customer, or of all, instead.
+        #[arg(long, conflicts_with_all = ["after", "export"])]
+        events: bool,
         #[command(flatten)]
         format: Format,
     },

@@ -317,3 +317,61 @@ async fn check_reaches_the_endpoints() {
     drop(listener);
     assert!(matches!(Operator::new().types(&line).await.1, Err(Failure::Printed(64))));
 }
+
+#[tokio::test]
+async fn what_was_told_is_shown_in_both_places() {
+    let operator = Operator::new();
+    operator.text(&format!("{CREATE} --plan starter --prepaid 1000000")).await;
+    let told = operator.json("events acme").await;
+    assert_eq!(told["events"][0]["type"], "customer:activated");
+    assert_eq!(told["events"].as_array().unwrap().len(), 1);
+    for line in ["events", "audit --events", "audit acme --events"] {
+        assert_eq!(operator.json(line).await, told, "{line}");
+    }
+    assert_eq!(operator.json("events --dead").await, json!({ "deadLetters": [] }));
+    assert_eq!(operator.json("events --retry all").await, json!({ "retried": [] }));
+    let words = operator.failure("events --retry notices.acme-1-0.w").await;
+    assert!(words.contains("events --dead"), "{words}");
+    assert!(operator.failure("events nobody").await.contains("customer list"));
+}
+
+#[tokio::test]
+async fn a_webhook_is_made_listed_rolled_and_removed() {
+    let operator = Operator::new();
+    operator.text(&format!("{CREATE} --plan starter")).await;
+    let create = "webhook create acme --url https://example.com/hook";
+    let created = operator.json(&format!("{create} --event session:lost")).await;
+    let (id, secret) = (created["webhookId"].as_str().unwrap(), created["secret"].as_str().unwrap());
+    assert!(secret.starts_with("whsec_"));
+    let listed = operator.json("webhook list acme").await;
+    assert_eq!(listed["webhooks"][0]["events"], json!(["session:lost"]));
+    assert!(!operator.text("webhook list acme").await.contains("whsec_"));
+    let rolled = operator.json(&format!("webhook roll acme {id}")).await;
+    assert!(rolled["secret"] != created["secret"] && rolled["rollsUntil"].is_string(), "{rolled}");
+    let rolled = operator.json(&format!("webhook roll acme {id} --at-once")).await;
+    assert_eq!(rolled["rollsUntil"], Value::Null);
+    operator.text(&format!("webhook remove acme {id}")).await;
+    for (line, hint) in [
+        (format!("webhook remove acme {id}"), "webhook list"),
+        (format!("{create} --event session:gone"), "session:lost"),
+        ("webhook create acme --url example.com".to_owned(), "--url example.com"),
+        ("webhook create acme --url http://example.com/".to_owned(), "webhooks.private_targets"),
+        ("webhook create nobody --url https://example.com/".to_owned(), "customer list"),
+    ] {
+        let words = operator.failure(&line).await;
+        assert!(words.contains(hint), "{line}: {words}");
+    }
+}
+
+#[tokio::test]
+async fn a_low_balance_is_set_and_shown() {
+    let operator = Operator::new();
+    operator.text(&format!("{CREATE} --plan starter")).await;
+    assert!(operator.text("customer show acme").await.contains("low balance   ten sessions"));
+    let set = operator.json("customer low-balance acme 2000000").await;
+    assert_eq!(set["lowBalanceMicros"], 2_000_000);
+    assert!(operator.text("customer low-balance acme 0").await.contains("not told"));
+    let set = operator.json("customer low-balance acme default").await;
+    assert_eq!(set["lowBalanceMicros"], Value::Null);
+    assert_eq!(operator.json("audit acme").await["verified"]["ok"], true);
+}

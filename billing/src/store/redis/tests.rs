@@ -1,3 +1,5 @@
+use std::collections::HashMap;
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
@@ -6,6 +8,8 @@ use super::server::Server;
 use super::*;
 use crate::audit::{Actor, Fault};
 use crate::books::{Billing, Error, HoldError, Limits, NewCustomer};
+use crate::consumer::Consumer;
+use crate::delivery::{ATTEMPTS_MAX, Backlog, Group};
 use crate::id::{CommandId, SessionId};
 use crate::key::Key;
 use crate::ledger::{self, Answer, Context, Opening};
@@ -236,6 +240,50 @@ async fn a_cluster_serves_accounts_of_all_its_nodes() {
     assert!(nodes.iter().all(|node| node.ask(&["DBSIZE"]) != "0"), "all nodes have some");
     assert_eq!(billing.accounts().await.unwrap().len(), CUSTOMERS);
     assert_eq!(billing.open_sessions().await.unwrap().len(), CUSTOMERS);
+}
+
+/// Each partition's stream is in a slot of its own, and the parcels of all are in one.
+#[tokio::test]
+async fn events_of_all_nodes_of_a_cluster_become_parcels() {
+    const CUSTOMERS: u64 = 12;
+    let nodes = Server::cluster();
+    let billing = open(&url(&format!("redis+cluster://{}", nodes[0].address())));
+    eventually(async || billing.probe().await).await;
+    for _ in 0..CUSTOMERS {
+        let who = customer(&billing, 1_000_000).await;
+        billing.create_webhook(&who.account, "https://example.com", &[], NOW).await.unwrap();
+        run(&billing, &who).await;
+    }
+    let mut consumer = Consumer::new(billing.clone(), Group::Notices, gateway());
+    let sorted = consumer.look().await.unwrap();
+    // Opened, begun and completed, of which a webhook is told of two.
+    assert_eq!((sorted.events, sorted.parcels), (3 * CUSTOMERS, 2 * CUSTOMERS));
+    for _ in 0..PARTITIONS {
+        consumer.trim(Duration::ZERO, NOW).await.unwrap();
+    }
+    let none = HashMap::new();
+    let claimed = billing.claim_deliveries(&none, 100, ATTEMPTS_MAX, NOW).await.unwrap();
+    assert_eq!(claimed.len() as u64, 2 * CUSTOMERS);
+    billing.failed(&claimed[0], "answered 500", NonZeroU32::MIN, NOW).await.unwrap();
+    for delivery in &claimed[1..] {
+        billing.delivered(delivery).await.unwrap();
+    }
+    let letters = billing.dead_letters(10).await.unwrap();
+    assert!(billing.redeliver(&letters[0].parcel.name(), NOW).await.unwrap());
+    assert_eq!(billing.backlog().await.unwrap(), Backlog { waiting: 1, dead: 0 });
+}
+
+/// The groups went with the events that it had.
+#[tokio::test]
+async fn a_server_that_has_lost_everything_has_its_groups_made_again() {
+    let server = Server::start();
+    let billing = open(&server.url());
+    let mut consumer = Consumer::new(billing.clone(), Group::Notices, gateway());
+    customer(&billing, 0).await;
+    assert_eq!(consumer.look().await.unwrap().events, 1);
+    server.ask(&["FLUSHALL"]);
+    customer(&billing, 0).await;
+    assert_eq!(consumer.look().await.unwrap().events, 1);
 }
 
 #[tokio::test]
