@@ -322,12 +322,13 @@ impl Embedded {
         let written = self.write_deferred(hot, &waiting);
         match written {
             Ok(outcomes) => {
+                for (waiting, outcome) in waiting.iter().zip(outcomes) {
+                    let _ = waiting.outcome.set(outcome);
+                }
+                // Only now: who sees that there is nothing takes its outcome for there.
                 self.has_deferred.store(false, Ordering::Release);
                 if let Some(journal) = &mut hot.journal {
                     journal.all_committed();
-                }
-                for (waiting, outcome) in waiting.iter().zip(outcomes) {
-                    let _ = waiting.outcome.set(outcome);
                 }
                 Ok(())
             }

@@ -1,5 +1,7 @@
 //! Holds whose commit is put off.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use super::*;
 
 /// A gateway that has started, and what it has cached: the first hold goes the ordinary way.
@@ -54,6 +56,36 @@ async fn every_look_and_every_command_finds_what_was_put_off() {
     reserve(&bench, &customer).await.unwrap();
     bench.billing.heartbeat(&gateway("gw"), START).await.unwrap();
     assert_eq!(bench.another().open_sessions().await.unwrap().len(), 6);
+}
+
+/// Whoever commits a hold that was put off, its session's own thread learns what became of it.
+#[test]
+fn a_hold_is_confirmed_while_others_look() {
+    const HOLDS: u64 = 2_000;
+    let bench = Bench::embedded();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let customer = runtime.block_on(bench.prepaid(HOLDS * 10_000));
+    runtime.block_on(warm(&bench, &customer));
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let (billing, account, done) = (&bench.billing, &customer.id, &done);
+        scope.spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            while !done.load(Ordering::Relaxed) {
+                runtime.block_on(billing.account(account)).unwrap();
+            }
+        });
+        let unconfirmed = (0..HOLDS).find(|_| {
+            runtime.block_on(async {
+                let reserved = reserve(&bench, &customer).await.unwrap();
+                let confirmed = billing.confirm(&reserved, START).await;
+                billing.void(&reserved.session, "no browser", START).await.unwrap();
+                confirmed.is_err()
+            })
+        });
+        done.store(true, Ordering::Relaxed);
+        assert_eq!(unconfirmed, None);
+    });
 }
 
 #[tokio::test]
