@@ -111,6 +111,18 @@ impl Pid {
         Ok(kibibytes * 1024)
     }
 
+    /// The memory that is its own and backed by no file, its heap above all, in bytes.
+    ///
+    /// # Errors
+    ///
+    /// There is no such process any more.
+    pub fn anonymous_memory(self) -> Result<u64> {
+        let rollup = fs::read_to_string(self.file("smaps_rollup"))?;
+        let line = rollup.lines().find_map(|line| line.strip_prefix("Anonymous:")).context("no Anonymous")?;
+        let kibibytes: u64 = line.trim().trim_end_matches(" kB").parse()?;
+        Ok(kibibytes * 1024)
+    }
+
     fn file(self, name: &str) -> PathBuf {
         Path::new("/proc").join(self.0.to_string()).join(name)
     }

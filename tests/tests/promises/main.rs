@@ -9,6 +9,7 @@ mod doors;
 mod drain;
 mod elsewhere;
 mod endings;
+mod flat;
 mod gateways;
 mod keeping;
 mod hostile;
