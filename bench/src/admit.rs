@@ -15,7 +15,9 @@ use crate::report::{
     self, Curve, Figures, Method, Output, Times, baseline, number, progress, turns, write_table,
 };
 use ledger::{Ledger, STEPS};
-use stores::Stores;
+
+pub(crate) use ledger::{PLAN, catalogue, now};
+pub(crate) use stores::Stores;
 
 /// What a session's steps on the ledger take, by store: authenticate, reserve, confirm, begin, post.
 ///

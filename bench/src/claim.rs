@@ -4,11 +4,12 @@ mod contest;
 
 use std::fmt;
 use std::num::{NonZeroU32, NonZeroUsize};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use metrics_exporter_prometheus::PrometheusBuilder;
-use pool::{FixedEndpoint, Pool, ProviderSettings, Settings};
+use pool::{BareQueue, FixedEndpoint, Pool, ProviderSettings, Settings};
 use serde::Serialize;
 use tokio::time::{Instant, sleep};
 
@@ -27,10 +28,11 @@ const LOOK_EVERY: Duration = Duration::from_millis(5);
 ///
 /// The pool is a gateway's, in front of the stand-in (provider `fixed`): its sockets are real, and each claim looks
 /// whether its socket still lives. All warm browsers are claimed as fast as can be, then given back and warmed anew.
+/// `pop` is the same queue alone, without sockets, counters and leases.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Threads at a time, one number for each line of the table.
-    #[arg(long, value_name = "N", value_delimiter = ',', default_value = "1,2,4")]
+    #[arg(long, value_name = "N", value_delimiter = ',', default_value = "1,2,4,8")]
     threads: Vec<NonZeroUsize>,
     /// Warm browsers in each round.
     #[arg(long, value_name = "N", default_value = "1000")]
@@ -55,6 +57,7 @@ pub(crate) struct Report {
 /// One number of threads.
 #[derive(Debug, Serialize)]
 struct Line {
+    what: &'static str,
     threads: usize,
     n: u64,
     p50_ns: f64,
@@ -74,22 +77,29 @@ pub(crate) async fn run(args: Args) -> Result<Report> {
     let mut stage = Stage::new()?;
     let browser = Browser::fake(&mut stage).await?;
     let pool = open(&args, &browser, &stage)?;
-    let mut times: Vec<Times> = args.threads.iter().map(|_| Times::new()).collect();
+    let mut times: Vec<[Times; 2]> = args.threads.iter().map(|_| Default::default()).collect();
     let rounds = args.rounds.get() as usize;
     let bar = progress("claim", (rounds * times.len()) as u64);
     for round in 0..rounds {
         for index in turns(round, times.len()) {
-            warm(&pool, args.warm.get()).await?;
-            let claimed = contest(pool.clone(), args.threads[index].get()).await?;
-            ensure!(claimed.leases.len() == args.warm.get(), "{} were claimed", claimed.leases.len());
-            times[index].add(&claimed.times);
-            claimed.leases.into_iter().for_each(pool::Lease::release);
+            let (threads, browsers) = (args.threads[index].get(), args.warm.get());
+            let [of_pops, of_claims] = &mut times[index];
+            let popped = contest(Arc::new(BareQueue::of(browsers)), threads, browsers).await?;
+            ensure!(popped.taken.len() == browsers, "{} were popped", popped.taken.len());
+            of_pops.add(&popped.times);
+            warm(&pool, browsers).await?;
+            let claimed = contest(Arc::new(pool.clone()), threads, browsers).await?;
+            ensure!(claimed.taken.len() == browsers, "{} were claimed", claimed.taken.len());
+            of_claims.add(&claimed.times);
+            claimed.taken.into_iter().for_each(pool::Lease::release);
             bar.inc(1);
         }
     }
     bar.finish_and_clear();
     pool.close().await;
-    let lines = args.threads.iter().zip(times).map(|(threads, times)| Line::new(threads.get(), times));
+    let lines = args.threads.iter().zip(times).flat_map(|(threads, [pops, claims])| {
+        [Line::new("pop", threads.get(), pops), Line::new("claim", threads.get(), claims)]
+    });
     Ok(Report { measurement: "claim", method, clock_p50_ns: clock(), lines: lines.collect() })
 }
 
@@ -125,16 +135,17 @@ fn clock() -> f64 {
 }
 
 impl Line {
-    fn new(threads: usize, times: Times) -> Self {
+    fn new(what: &'static str, threads: usize, times: Times) -> Self {
         let nanos = |quantile| times.at(quantile) * 1e3;
         Self {
+            what,
             threads,
             n: times.len(),
             p50_ns: nanos(0.5),
             p99_ns: nanos(0.99),
             p999_ns: nanos(0.999),
             max_ns: nanos(1.0),
-            name: format!("{threads} threads"),
+            name: format!("{what}, {threads} threads"),
             times,
         }
     }
@@ -148,14 +159,14 @@ impl report::Report for Report {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "one claim of a warm browser, ns; {:.0} of them are the clock\n", self.clock_p50_ns)?;
+        writeln!(f, "a warm browser taken, ns; {:.0} of them are the clock\n", self.clock_p50_ns)?;
         let lines = self.lines.iter().map(|line| {
             let figures = [line.p50_ns, line.p99_ns, line.p999_ns, line.max_ns];
-            let mut cells = vec![line.threads.to_string(), line.n.to_string()];
+            let mut cells = vec![line.what.to_owned(), line.threads.to_string(), line.n.to_string()];
             cells.extend(figures.map(|figure| number(Some(figure), 0)));
             cells
         });
-        write_table(f, &["threads", "n", "p50", "p99", "p99.9", "max"], lines)?;
+        write_table(f, &["what", "threads", "n", "p50", "p99", "p99.9", "max"], lines)?;
         writeln!(f, "{}\n", self.method)
     }
 }

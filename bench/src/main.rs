@@ -13,6 +13,7 @@ mod storm;
 mod script;
 mod claim;
 mod admit;
+mod holds;
 mod instructions;
 mod create;
 mod compare;
@@ -59,6 +60,7 @@ enum Command {
     Script(script::Args),
     Claim(claim::Args),
     Admit(admit::Args),
+    Holds(holds::Args),
     Instructions(instructions::Args),
     Create(create::Args),
     Compare(compare::Args),
@@ -87,6 +89,7 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Script(args) => show(&args.measure.output.clone(), &script::run(args).await?),
         Command::Claim(args) => show(&args.output.clone(), &claim::run(args).await?),
         Command::Admit(args) => show(&args.output.clone(), &admit::run(args).await?),
+        Command::Holds(args) => show(&args.output.clone(), &holds::run(args).await?),
         Command::Instructions(args) => {
             let output = Output { json: args.json, plot: None };
             show(&output, &instructions::run(args).await?)

@@ -52,6 +52,8 @@ pub use reconcile::{Difference, Reckoning, Reconciled};
 pub use request::{METADATA_MAX, Metadata, MetadataTooLarge, NewSession, SessionRequest};
 pub use seal::{SealError, Sealed, Unproven};
 pub use session::{End, Funding, Outcome, Session, SessionCursor, State};
+#[cfg(feature = "measure")]
+pub use store::{BareHolds, BareScript};
 pub use store::{InvalidStoreUrl, LIST_MAX, RedisUrl, StoreError, StoreUrl};
 pub use sweep::Sweeper;
 pub use time::{Period, Timestamp};

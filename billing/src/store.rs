@@ -34,6 +34,8 @@ pub(crate) use embedded::{Deferred, Embedded, Noted};
 use lanes::Lanes;
 use redis::Redis;
 pub use redis::RedisUrl;
+#[cfg(feature = "measure")]
+pub use redis::bare::{BareHolds, BareScript};
 #[cfg(test)]
 pub(crate) use redis::server as redis_server;
 

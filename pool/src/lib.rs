@@ -16,6 +16,8 @@ mod cdp;
 mod provider;
 mod about;
 mod http;
+#[cfg(feature = "measure")]
+mod bare;
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -33,6 +35,8 @@ use ready::Ready;
 use warmer::{Event, Warmer};
 
 pub use about::{Unknown, Version};
+#[cfg(feature = "measure")]
+pub use bare::{Bare, BareQueue};
 pub use lease::Lease;
 pub use provider::{FixedEndpoint, ProviderError, ProviderSettings, Verdict, remove_leftovers};
 pub use upstream::{Upstream, UpstreamError};

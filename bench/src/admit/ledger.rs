@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::report::Times;
 
-const PLAN: &str = "enterprise";
+pub(crate) const PLAN: &str = "enterprise";
 /// What a gateway does for a session, in its order: the key is known already; the price is set aside, first in memory
 /// and then for sure; minutes count; it is over, which waits for the disk.
 pub(super) const STEPS: [&str; 5] = ["authenticate", "reserve", "confirm", "begin", "post"];
@@ -117,12 +117,12 @@ impl Clock {
     }
 }
 
-fn now() -> Timestamp {
+pub(crate) fn now() -> Timestamp {
     SystemTime::now().into()
 }
 
 /// Nobody's limit is what is measured.
-fn catalogue(clients: u32) -> Result<Catalogue> {
+pub(crate) fn catalogue(clients: u32) -> Result<Catalogue> {
     let mut catalogue = Catalogue::default();
     let mut plan = catalogue.get(PLAN).context("the default plans have it")?.clone();
     plan.included_sessions = u32::MAX;

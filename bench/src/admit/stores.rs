@@ -8,9 +8,9 @@ use billing::StoreUrl;
 use crate::scene::{Stage, free_address};
 use crate::target::Mistakes;
 
-pub(super) struct Stores {
+pub(crate) struct Stores {
     /// By name.
-    pub(super) urls: Vec<(String, StoreUrl)>,
+    pub(crate) urls: Vec<(String, StoreUrl)>,
     /// What was started and made for them.
     _stage: Stage,
 }
@@ -24,6 +24,16 @@ impl Stores {
             urls.push(("embedded".to_owned(), file.parse()?));
         }
         if start_redis {
+            urls.push(("redis".to_owned(), redis(&mut stage).await?));
+        }
+        Ok(Self { urls, _stage: stage })
+    }
+
+    /// The one that was named, or a Redis that is started.
+    pub(crate) async fn open_redis(named: &[String]) -> Result<Self> {
+        let mut stage = Stage::new()?;
+        let mut urls = parse_all(named)?;
+        if urls.is_empty() {
             urls.push(("redis".to_owned(), redis(&mut stage).await?));
         }
         Ok(Self { urls, _stage: stage })

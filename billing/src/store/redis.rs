@@ -54,6 +54,8 @@ use crate::time::Timestamp;
 use crate::usage::{Bucket, HOURS_KEPT, Usage, Used};
 use connection::{Connections, Topology};
 
+#[cfg(feature = "measure")]
+pub(crate) mod bare;
 mod connection;
 mod parcels;
 mod put;
