@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::books::Billing;
-use crate::delivery::{DEAD_KEPT, Group, Parcel};
+use crate::delivery::{DEAD_KEPT, DEAD_MAX, Group, Parcel};
 use crate::event::Event;
 use crate::id::GatewayId;
 use crate::store::StoreError;
@@ -29,7 +29,7 @@ const FORGOTTEN_LOOK: Duration = Duration::from_secs(10);
 const FORGOTTEN: Duration = Duration::from_secs(30);
 
 /// Dead letters that are dropped at a time.
-pub(crate) const DROPPED_AT_A_TIME: u32 = 1_000;
+pub(crate) const DROPPED_AT_A_TIME: u32 = 10_000;
 
 /// Events as they were given to a consumer.
 #[derive(Debug, Default)]
@@ -145,7 +145,7 @@ impl Consumer {
         let store = self.billing.store();
         store.trim_events(self.trim, before(kept)).await?;
         self.trim = (self.trim + 1) % self.billing.event_streams();
-        store.drop_dead_letters(before(DEAD_KEPT), DROPPED_AT_A_TIME).await
+        store.drop_dead_letters(before(DEAD_KEPT), DEAD_MAX).await
     }
 }
 

@@ -53,6 +53,9 @@ pub(crate) const LINE_MAX: u32 = 10_000;
 /// How long dead letters are kept.
 pub(crate) const DEAD_KEPT: Duration = Duration::from_secs(30 * 24 * 3_600);
 
+/// Dead letters that are kept, of all accounts: some 50 MB. Beyond it the oldest go.
+pub(crate) const DEAD_MAX: u32 = 100_000;
+
 /// Who has to hear of events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

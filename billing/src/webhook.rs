@@ -82,9 +82,8 @@ impl fmt::Debug for WebhookSecret {
 }
 
 /// What a webhook is told of where its owner did not choose: all that a customer wants to know of, but not each beginning,
-/// since each end is told of.
-pub const NOTICES: [EventKind; 7] = [
-    EventKind::CustomerActivated,
+/// since each end is told of, nor that of the account, since nobody listens yet.
+pub const NOTICES: [EventKind; 6] = [
     EventKind::BillingRenewed,
     EventKind::SessionCompleted,
     EventKind::SessionLost,

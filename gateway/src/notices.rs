@@ -28,10 +28,12 @@ const UPKEEP: Duration = Duration::from_secs(10);
 pub async fn consume(gateway: Arc<Gateway>) {
     let mut consumer = Consumer::new(gateway.billing.clone(), Group::Notices, gateway.id.clone());
     let group = Group::Notices.as_str();
+    let mut trouble = Trouble::default();
     loop {
         consumer.wait().await;
         match consumer.look().await {
             Ok(sorted) => {
+                trouble.is_over();
                 counter!("ufb_billing_events_total", "group" => group).increment(sorted.events);
                 if sorted.dropped > 0 {
                     counter!("ufb_billing_dropped_deliveries_total", "group" => group)
@@ -44,7 +46,7 @@ pub async fn consume(gateway: Arc<Gateway>) {
                 }
             }
             Err(error) => {
-                warn!(group, error = %error, "the events could not be read");
+                trouble.with(&error, "the events could not be read");
                 sleep(PAUSE).await;
             }
         }
@@ -80,15 +82,17 @@ fn lossy(count: u64) -> f64 {
 /// Carries parcels, each up to `most` times, until it is dropped.
 pub async fn deliver(gateway: Arc<Gateway>, sender: Arc<Sender>, most: NonZeroU32) {
     let mut carried = Carried::default();
+    let mut trouble = Trouble::default();
     loop {
         match claim(&gateway, &carried, most).await {
             Ok(claimed) => {
+                trouble.is_over();
                 for delivery in claimed {
                     carried.start(&gateway, &sender, delivery, most);
                 }
             }
             Err(error) => {
-                warn!(%error, "what is to be delivered could not be read");
+                trouble.with(&error, "what is to be delivered could not be read");
                 sleep(PAUSE).await;
             }
         }
@@ -97,6 +101,24 @@ pub async fn deliver(gateway: Arc<Gateway>, sender: Arc<Sender>, most: NonZeroU3
             () = sleep(LOOK) => {}
             () = carried.end_of_some() => {}
         }
+    }
+}
+
+/// A store that is away for long is told of once.
+#[derive(Default)]
+struct Trouble(bool);
+
+impl Trouble {
+    fn with(&mut self, error: &StoreError, what: &'static str) {
+        if std::mem::replace(&mut self.0, true) {
+            debug!(%error, "{what}");
+        } else {
+            warn!(%error, "{what}");
+        }
+    }
+
+    fn is_over(&mut self) {
+        self.0 = false;
     }
 }
 

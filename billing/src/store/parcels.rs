@@ -115,9 +115,10 @@ impl Store {
         ask!(self, store => store.dead_letters(limit))
     }
 
-    /// Drops up to `limit` that died before.
-    pub(crate) async fn drop_dead_letters(&self, before: Timestamp, limit: u32) -> Result<(), StoreError> {
-        ask!(self, store => store.drop_dead_letters(before, limit))
+    /// Drops those that died before, and the oldest of more than `most`; up to
+    /// [`DROPPED_AT_A_TIME`](crate::consumer::DROPPED_AT_A_TIME) of each.
+    pub(crate) async fn drop_dead_letters(&self, before: Timestamp, most: u32) -> Result<(), StoreError> {
+        ask!(self, store => store.drop_dead_letters(before, most))
     }
 
     pub(crate) async fn backlog(&self) -> Result<Backlog, StoreError> {

@@ -6,7 +6,7 @@ use std::num::NonZeroU32;
 use super::*;
 use crate::consumer::{Consumer, Sorted};
 use crate::delivery::{ATTEMPTS_MAX, Backlog, DEAD_KEPT, Delivery, Fate, Group, LEASE, LINE_MAX, Parcel};
-use crate::webhook::{WEBHOOKS_MAX, WebhookError};
+use crate::webhook::{NOTICES, WEBHOOKS_MAX, WebhookError};
 
 of_every_store! {
     each_event_becomes_a_parcel_whoever_reads_it
@@ -18,6 +18,7 @@ of_every_store! {
     a_slow_customer_takes_no_more_than_its_share
     a_full_line_takes_no_more
     dead_letters_are_kept_for_a_while
+    of_many_dead_letters_the_oldest_are_dropped
     events_are_dropped_when_they_are_old_and_everybody_has_read_them
     a_webhook_s_secret_is_rolled_and_the_webhook_removed
 }
@@ -54,7 +55,8 @@ async fn tell(billing: &Billing, who: &Principal, minute: u64) {
 
 async fn hooked(bench: &Bench) -> Customer {
     let customer = bench.prepaid(1_000_000).await;
-    bench.billing.create_webhook(&customer.id, URL, &[], START).await.unwrap();
+    let events: Vec<_> = NOTICES.into_iter().chain([EventKind::CustomerActivated]).collect();
+    bench.billing.create_webhook(&customer.id, URL, &events, START).await.unwrap();
     customer
 }
 
@@ -272,6 +274,25 @@ async fn dead_letters_are_kept_for_a_while(bench: Bench) {
     consumer.trim(DAYS, after(kept + 1)).await.unwrap();
     assert_eq!(billing.backlog().await.unwrap(), Backlog::default());
     assert_eq!(billing.dead_letters(10).await.unwrap(), []);
+}
+
+async fn of_many_dead_letters_the_oldest_are_dropped(bench: Bench) {
+    let customer = hooked(&bench).await;
+    let billing = &bench.billing;
+    for minute in 0..4 {
+        tell(billing, &customer.who, minute).await;
+    }
+    sort(&mut consumer(billing, "one")).await;
+    for minute in 0..5 {
+        let busy = HashMap::new();
+        let claimed = billing.claim_deliveries(&busy, 1, ATTEMPTS_MAX, after(minute * MINUTE)).await.unwrap();
+        billing.failed(&claimed[0], "answered 500", NonZeroU32::MIN, after(minute * MINUTE)).await.unwrap();
+    }
+    billing.store().drop_dead_letters(START, 2).await.unwrap();
+    let left = billing.dead_letters(10).await.unwrap();
+    let died = left.iter().map(|letter| letter.died_at).collect::<Vec<_>>();
+    assert_eq!(died, [after(4 * MINUTE), after(3 * MINUTE)]);
+    assert_eq!(billing.backlog().await.unwrap(), Backlog { waiting: 0, dead: 2 });
 }
 
 async fn events_are_dropped_when_they_are_old_and_everybody_has_read_them(bench: Bench) {

@@ -55,7 +55,7 @@ async fn moves(from: Bench, to: Bench) {
     // One delivery is a dead letter, and nobody has read the rest of the events yet.
     let mut consumer = Consumer::new(source.clone(), Group::Notices, gateway("gw"));
     consumer.look().await.unwrap();
-    let claimed = source.claim_deliveries(&HashMap::new(), 1, ATTEMPTS_MAX, after(MINUTE)).await.unwrap();
+    let claimed = source.claim_deliveries(&HashMap::new(), 1, ATTEMPTS_MAX, after(3 * MINUTE)).await.unwrap();
     source.failed(&claimed[0], "answered 500", NonZeroU32::MIN, after(MINUTE)).await.unwrap();
     assert!(source.tell_unusual(&accounts[0], "too many starts", after(MINUTE)).await.unwrap());
 

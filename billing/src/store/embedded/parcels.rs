@@ -9,7 +9,7 @@ use std::time::Duration;
 use rusqlite::{OptionalExtension, Row, Transaction, params};
 
 use super::{Embedded, body, column, lock, parse, patiently, select_bodies};
-use crate::consumer::{Batch, READ};
+use crate::consumer::{Batch, DROPPED_AT_A_TIME, READ};
 use crate::delivery::{Backlog, Claim, DeadLetter, Delivery, Group, LINE_MAX, Parcel};
 use crate::event::{Cursor, Event};
 use crate::id::{AccountId, GatewayId, WebhookId};
@@ -55,6 +55,8 @@ const SELECT_DEAD: &str = "SELECT body, attempts, cause, died FROM parcels WHERE
     ORDER BY died DESC, name LIMIT ?1";
 const DELETE_DEAD: &str = "DELETE FROM parcels WHERE rowid IN
     (SELECT rowid FROM parcels WHERE died < ?1 ORDER BY died LIMIT ?2)";
+const DELETE_OLDEST_DEAD: &str = "DELETE FROM parcels WHERE rowid IN
+    (SELECT rowid FROM parcels WHERE died IS NOT NULL ORDER BY died LIMIT ?1)";
 const COUNT_PARCELS: &str = "SELECT count(due), count(died) FROM parcels";
 const MIN_DONE: &str = "SELECT min(done), count(*) FROM event_groups";
 const OLDEST_EVENTS: &str = "SELECT seq, body FROM events WHERE seq <= ?1 ORDER BY seq LIMIT ?2";
@@ -306,14 +308,18 @@ impl Embedded {
     pub(in crate::store) async fn drop_dead_letters(
         &self,
         before: Timestamp,
-        limit: u32,
+        most: u32,
     ) -> Result<(), StoreError> {
         let (backlog, before) = (self.backlog().await?, column(before.as_millis()));
         if backlog.dead == 0 {
             return Ok(());
         }
+        let excess = u32::try_from(backlog.dead).unwrap_or(u32::MAX).saturating_sub(most);
         self.write(|transaction| {
-            transaction.prepare_cached(DELETE_DEAD)?.execute(params![before, limit])?;
+            let mut old = transaction.prepare_cached(DELETE_DEAD)?;
+            let dropped = old.execute(params![before, DROPPED_AT_A_TIME])?;
+            let excess = excess.saturating_sub(u32::try_from(dropped).unwrap_or(u32::MAX));
+            transaction.prepare_cached(DELETE_OLDEST_DEAD)?.execute([excess.min(DROPPED_AT_A_TIME)])?;
             Ok(())
         })
         .await

@@ -131,11 +131,18 @@ if what == 'dead' then
     return letters
 end
 
--- 3 died before, 4 how many.
+-- 3 died before, 4 how many of those, and of the oldest of more than there may be, 5 how many there may be.
 if what == 'drop' then
-    for _, parcel in ipairs(call('ZRANGEBYSCORE', dead, '-inf', '(' .. ARGV[3], 'LIMIT', 0, ARGV[4])) do
-        call('ZREM', dead, parcel)
-        forget(parcel)
+    local function drop(letters)
+        for _, parcel in ipairs(letters) do
+            call('ZREM', dead, parcel)
+            forget(parcel)
+        end
+    end
+    drop(call('ZRANGEBYSCORE', dead, '-inf', '(' .. ARGV[3], 'LIMIT', 0, ARGV[4]))
+    local excess = math.min(call('ZCARD', dead) - ARGV[5], tonumber(ARGV[4]))
+    if excess > 0 then
+        drop(call('ZRANGE', dead, 0, excess - 1))
     end
     return 0
 end

@@ -10,7 +10,7 @@ use futures_util::future::try_join_all;
 use redis::{Value, cmd};
 
 use super::{Redis, Space, array, body, broken, connection, parse, surprise, text, texts};
-use crate::consumer::{Batch, READ};
+use crate::consumer::{Batch, DROPPED_AT_A_TIME, READ};
 use crate::delivery::{AT_A_TIME, Backlog, Claim, DeadLetter, Delivery, Group, LINE_MAX, Parcel};
 use crate::event::Event;
 use crate::id::{AccountId, GatewayId, WebhookId};
@@ -33,6 +33,9 @@ const LINE: &str = "ufb:{parcels}:line:";
 
 /// After that long without a sign of it a consumer that has nothing to do is forgotten; it may come back.
 const CONSUMER_KEPT: Duration = Duration::from_secs(3_600);
+
+/// Parcels that one script keeps: others' questions wait for it meanwhile, for about a millisecond.
+const PUT_AT_A_TIME: usize = 256;
 
 /// Events that are dropped from a stream at a time.
 const TRIMMED: u32 = 100_000;
@@ -147,15 +150,16 @@ impl Redis {
     }
 
     pub(in crate::store) async fn put_parcels(&self, parcels: &[Parcel]) -> Result<u64, LinkError> {
-        if parcels.is_empty() {
-            return Ok(0);
+        let mut dropped = 0;
+        for parcels in parcels.chunks(PUT_AT_A_TIME) {
+            let mut arguments = vec![LINE_MAX.to_string()];
+            for parcel in parcels {
+                let due = parcel.event.at.as_millis().to_string();
+                arguments.extend([parcel.name(), parcel.line(), due, body(parcel)?]);
+            }
+            dropped += number::<u64>(self.parcels("put", arguments).await?)?;
         }
-        let mut arguments = vec![LINE_MAX.to_string()];
-        for parcel in parcels {
-            let due = parcel.event.at.as_millis().to_string();
-            arguments.extend([parcel.name(), parcel.line(), due, body(parcel)?]);
-        }
-        number(self.parcels("put", arguments).await?)
+        Ok(dropped)
     }
 
     pub(in crate::store) async fn trim_events(
@@ -241,9 +245,10 @@ impl Redis {
     pub(in crate::store) async fn drop_dead_letters(
         &self,
         before: Timestamp,
-        limit: u32,
+        most: u32,
     ) -> Result<(), LinkError> {
-        let arguments = vec![before.as_millis().to_string(), limit.to_string()];
+        let numbers = [before.as_millis(), DROPPED_AT_A_TIME.into(), most.into()];
+        let arguments = numbers.map(|number| number.to_string()).into();
         self.parcels("drop", arguments).await.map(|_| ())
     }
 
