@@ -32,6 +32,7 @@ use crate::drain::{self, Signals};
 use crate::meter::Meter;
 use crate::places::Places;
 use crate::sessions::Sessions;
+use crate::settle::Settling;
 use crate::takeover::{self, Heirlooms, Inheritance, Offering, Part, Predecessor};
 use crate::token::Signer;
 use crate::webhook::Sender;
@@ -56,6 +57,7 @@ pub struct Gateway {
     pub tokens: Signer,
     pub clock: Clock,
     pub places: Places,
+    pub settling: Settling,
     pub crowd: Crowd,
     pub public_url: Option<PublicUrl>,
     /// How long a client may wait for a browser.
@@ -108,6 +110,7 @@ impl Gateway {
         let (meter, inbox) = Meter::new();
         let gateway = Arc::new(Self {
             id: GatewayId::random(),
+            settling: Settling::of(&billing),
             billing,
             pool,
             sessions: Sessions::default(),
@@ -311,6 +314,7 @@ async fn open(config: &Config, data_dir: &Path, succeeds: bool) -> Result<Arc<Ga
     let (meter, inbox) = Meter::new();
     let gateway = Arc::new(Gateway {
         id,
+        settling: Settling::of(&billing),
         billing,
         pool,
         sessions: Sessions::default(),
