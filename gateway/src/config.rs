@@ -46,6 +46,8 @@ const MAX_IDLE: NonZeroUsize = NonZeroUsize::new(50).expect("50 is not zero");
 const MOST_IDLE: u64 = 10_000;
 /// A thread beyond the cores of the largest machines only costs memory.
 const MOST_THREADS: u64 = 1_024;
+/// Latency before power: a thread that sleeps takes longer to wake than to serve.
+const BUSY_POLL: bool = true;
 /// A DevTools endpoint that somebody else runs is one browser; sharing it lets sessions see each other.
 const SESSIONS_PER_ENDPOINT: NonZeroUsize = NonZeroUsize::MIN;
 /// All sessions of the largest default plan from behind one router, each with a few sockets. Behind a load balancer, whose
@@ -108,6 +110,8 @@ pub struct Edge {
     pub public_url: Option<PublicUrl>,
     /// Threads that serve sessions.
     pub threads: NonZeroUsize,
+    /// Whether these stay awake for a moment behind a message.
+    pub busy_poll: bool,
     /// What one address and one key may take.
     pub bounds: Bounds,
 }
@@ -225,6 +229,7 @@ fn edge(settings: &mut Settings) -> Edge {
             half_of_the_cores(),
             values::number::<NonZeroUsize, 1, MOST_THREADS>,
         ),
+        busy_poll: settings.read("edge.busy_poll", BUSY_POLL, values::boolean),
         bounds: bounds(settings),
     }
 }

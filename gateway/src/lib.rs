@@ -29,6 +29,7 @@ pub mod claim;
 pub mod upgrade;
 pub mod splice;
 pub mod frame;
+mod busy_poll;
 pub mod limits;
 pub mod suspension;
 pub mod meter;

@@ -24,6 +24,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tracing::{error, info, warn};
 
 use crate::accept::{self, Arrivals, Doors};
+use crate::busy_poll::keep_awake;
 use crate::cli::Serve;
 use crate::clock::Clock;
 use crate::config::{Config, Provider, PublicUrl};
@@ -230,7 +231,7 @@ pub async fn serve(serve: Serve) -> Result<()> {
     };
     wait_for_warmth(&gateway, config.session.start_timeout).await;
     for number in 0..config.edge.threads.get() {
-        start_edge(number, doors.try_clone()?, Arc::clone(&gateway))?;
+        start_edge(number, config.edge.busy_poll, doors.try_clone()?, Arc::clone(&gateway))?;
     }
     drop(doors);
     gateway.serving.store(true, Ordering::Release);
@@ -452,11 +453,14 @@ async fn wait_for_warmth(gateway: &Gateway, limit: Duration) {
 }
 
 /// A thread with a reactor of its own, on which sessions live from accept to end.
-fn start_edge(number: usize, doors: Doors, gateway: Arc<Gateway>) -> Result<()> {
+fn start_edge(number: usize, busy_poll: bool, doors: Doors, gateway: Arc<Gateway>) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     gateway.runtimes.lock().unwrap_or_else(PoisonError::into_inner).push(runtime.handle().clone());
     thread::Builder::new().name(format!("edge-{number}")).spawn(move || {
         runtime.block_on(async {
+            if busy_poll {
+                tokio::spawn(keep_awake());
+            }
             if let Err(error) = doors.serve(gateway).await {
                 error!(%error, "an edge thread cannot accept");
                 return;

@@ -17,6 +17,7 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Sleep, sleep, timeout};
 
+use crate::busy_poll;
 use crate::frame::{PING, Sender, Tracker, Violation};
 use crate::refusal::Close;
 use crate::sessions::{Line, Live};
@@ -356,6 +357,7 @@ impl<'a> Flow<'a> {
             let bytes = buffer.filled();
             self.tracker.advance(bytes).map_err(Stop::Violation)?;
             self.count(bytes.len());
+            busy_poll::note_message();
             Poll::Ready(self.pass_on(bytes, writer, cx))
         })
     }

@@ -43,6 +43,10 @@ pub(super) async fn start(
         .env("UFB_POOL_PROVIDER", "fixed")
         .env("UFB_POOL_FIXED_ENDPOINTS", format!("http://{}", browser.address))
         .env("UFB_POOL_FIXED_SESSIONS_PER_ENDPOINT", limits.browser_sockets.to_string());
+    if stage.has_runner() {
+        // What is executed while nothing comes depends on the time, and is no part of a message.
+        serve.env("UFB_EDGE_BUSY_POLL", "false");
+    }
     let pid = stage.start("gateway", &mut serve)?;
     let ready: Value = serde_json::from_str(&stage.file("gateway.json").await?)?;
     let door = |name: &str| -> Result<_> {

@@ -9,13 +9,14 @@ use super::plans;
 use super::values::Wrong;
 
 /// Every setting except the plans', in the order of the documentation.
-pub(super) const NAMES: [&str; 30] = [
+pub(super) const NAMES: [&str; 31] = [
     "edge.listen",
     "edge.tls_listen",
     "edge.tls_cert",
     "edge.tls_key",
     "edge.public_url",
     "edge.threads",
+    "edge.busy_poll",
     "edge.connections_per_address",
     "edge.bad_keys_per_minute",
     "edge.starts_per_minute",
