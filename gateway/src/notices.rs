@@ -19,8 +19,9 @@ use crate::webhook::{Failed, Sender};
 const AT_ONCE: usize = 64;
 /// How often it is looked for what is due again.
 const LOOK: Duration = Duration::from_secs(1);
-/// After the store failed.
+/// After the store failed; and how many failures in a row are told of as one.
 const PAUSE: Duration = Duration::from_secs(2);
+const TOLD_EVERY: u32 = 30;
 /// How often something is tidied up: one stream of events each time, so that all 256 of a Redis have their turn in 43 minutes.
 const UPKEEP: Duration = Duration::from_secs(10);
 
@@ -104,21 +105,25 @@ pub async fn deliver(gateway: Arc<Gateway>, sender: Arc<Sender>, most: NonZeroU3
     }
 }
 
-/// A store that is away for long is told of once.
+/// A store that is away for long is told of once a minute.
 #[derive(Default)]
-struct Trouble(bool);
+struct Trouble {
+    /// Failures in a row.
+    count: u32,
+}
 
 impl Trouble {
     fn with(&mut self, error: &StoreError, what: &'static str) {
-        if std::mem::replace(&mut self.0, true) {
-            debug!(%error, "{what}");
-        } else {
+        if self.count.is_multiple_of(TOLD_EVERY) {
             warn!(%error, "{what}");
+        } else {
+            debug!(%error, "{what}");
         }
+        self.count = self.count.wrapping_add(1);
     }
 
     fn is_over(&mut self) {
-        self.0 = false;
+        self.count = 0;
     }
 }
 
