@@ -54,7 +54,7 @@ pub use seal::{SealError, Sealed, Unproven};
 pub use session::{End, Funding, Outcome, Session, SessionCursor, State};
 #[cfg(feature = "measure")]
 pub use store::{BareHolds, BareScript};
-pub use store::{InvalidStoreUrl, LIST_MAX, RedisUrl, StoreError, StoreUrl};
+pub use store::{InvalidStoreUrl, LIST_MAX, NoReplicas, RedisUrl, StoreError, StoreUrl};
 pub use sweep::Sweeper;
 pub use time::{Period, Timestamp};
 pub use usage::{HOURS_KEPT, PeriodUsage, Span, Usage};

@@ -54,10 +54,28 @@ pub enum StoreUrl {
 /// A text that names no store. It may hold a password, so that it is not repeated here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "`sqlite:PATH`, `redis://[USER:PASSWORD@]HOST[:PORT][/DB]`, `redis+unix:PATH`, \
+    "`sqlite:PATH`, `redis://[USER:PASSWORD@]HOST[:PORT][/DB]`, the same with `rediss://`, `redis+unix:PATH`, \
      `redis+cluster://HOST:PORT,HOST:PORT…` or `redis+sentinel://HOST:PORT,HOST:PORT…/MASTER[/DB]`"
 )]
 pub struct InvalidStoreUrl;
+
+impl StoreUrl {
+    /// The same store, where what must not be lost is answered only once so many replicas have it.
+    ///
+    /// # Errors
+    /// It is one that has no replicas, or a Cluster, of which that is not asked yet.
+    pub fn with_replicas(self, replicas: u32) -> Result<StoreUrl, NoReplicas> {
+        match self {
+            StoreUrl::Redis(url) => url.with_replicas(replicas).map(StoreUrl::Redis),
+            StoreUrl::Sqlite(_) => Err(NoReplicas),
+        }
+    }
+}
+
+/// A store of whose replicas nothing can be asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("only `redis://`, `redis+unix:` and `redis+sentinel://` can be asked what their replicas have")]
+pub struct NoReplicas;
 
 impl FromStr for StoreUrl {
     type Err = InvalidStoreUrl;
@@ -93,6 +111,15 @@ pub enum StoreError {
     /// It did not answer. The change may have been made; the command may be repeated.
     #[error("the store did not answer")]
     Unanswered(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// Fewer replicas than the operator asked for have confirmed that they have it. The change was made; a failover may
+    /// lose it. The command may be repeated.
+    #[error("{had} of {wanted} replicas have confirmed a write")]
+    Unreplicated {
+        /// Replicas that have it.
+        had: u32,
+        /// Replicas that were to have it.
+        wanted: u32,
+    },
     /// The disk failed to confirm a write, so the store takes no more. The change may have been made, but may
     /// not survive a loss of power.
     #[error("the disk failed to confirm a write: {0}")]
@@ -256,7 +283,7 @@ impl Store {
             (_, Durability::Process) => Ok(()),
             (Store::Embedded(store), Durability::Disk) => store.synced().await,
             // What Redis has answered is as durable as its operator made it: see README.
-            (Store::Redis(_), Durability::Disk) => Ok(()),
+            (Store::Redis(store), Durability::Disk) => Box::pin(store.kept()).await,
         }
     }
 

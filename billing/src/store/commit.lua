@@ -2,7 +2,7 @@
 -- Commits changes to one account, all or none, if the account is at the version that they were decided on. Sent again,
 -- it is carried out once. All keys are of one partition, and so in one slot.
 --
--- KEYS  1 account (hash: v version, b body)      5 its sessions, by the time of their hold
+-- KEYS  1 account (hash: v version and last entry, b body)      5 its sessions, by the time of their hold
 --       2 its log (stream, entry n has id n-0)   6 its open sessions
 --       3 the partition's events (stream)        7 the partition's gateways that have open sessions
 --       4 its commands (hash: id → log entry)    8 the partition's accounts

@@ -59,6 +59,11 @@ pub(crate) trait Link: fmt::Debug + Send + Sync + 'static {
 
     fn probe(&self) -> impl Future<Output = Result<(), LinkError>> + Send;
 
+    /// Waits until all that was answered before is as safe as the operator wants it.
+    fn kept(&self) -> impl Future<Output = Result<(), StoreError>> + Send {
+        std::future::ready(Ok(()))
+    }
+
     fn account(&self, id: &AccountId) -> impl Future<Output = Result<Option<Account>, LinkError>> + Send;
 
     /// An account and the number of its open sessions, at one moment.
@@ -174,6 +179,9 @@ pub(crate) struct Batch {
     pub(super) account: AccountId,
     /// The version of the account that the first change was decided on; each further one on the one before it.
     pub(super) expected: u64,
+    /// The hash of its last log entry. Two that have the same version and not the same entry are of two histories, of which
+    /// a failover has forgotten one.
+    pub(super) behind: Digest,
     pub(super) changes: Vec<Arc<Change>>,
 }
 
@@ -347,14 +355,15 @@ impl<L: Link> Lanes<L> {
         {
             self.link.put_key(key.hash, &Principal { account: id.clone(), key: key.id.clone() }).await?;
         }
-        match self.lane(id).board(self, id, (expected, Some(change))) {
+        let behind = change.entries.first().map_or(change.account.head.hash, |first| first.prev);
+        match self.lane(id).board(self, id, (expected, behind), Some(change)) {
             Some(boarded) => Ok(land(boarded).await?),
             None => Ok(Committed::Conflict),
         }
     }
 
     pub(super) async fn confirm(&self, account: &Account) -> Result<bool, StoreError> {
-        match self.lane(&account.id).board(self, &account.id, (account.version, None)) {
+        match self.lane(&account.id).board(self, &account.id, (account.version, account.head.hash), None) {
             Some(boarded) => Ok(land(boarded).await? == Committed::Done),
             None => Ok(false),
         }
@@ -374,6 +383,10 @@ impl<L: Link> Lanes<L> {
 
     pub(super) async fn probe(&self) -> Result<(), StoreError> {
         Ok(self.link.probe().await?)
+    }
+
+    pub(super) async fn kept(&self) -> Result<(), StoreError> {
+        self.link.kept().await
     }
 
     pub(super) fn remembers(&self, hash: &Digest) -> bool {
@@ -600,15 +613,16 @@ impl<L: Link> Lane<L> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes a command on that was decided on version `expected`. `None`: the account has moved on.
+    /// Takes a command on that was decided on that version of the account, with that last entry. `None`: it has moved on.
     fn board(
         self: &Arc<Self>,
         lanes: &Lanes<L>,
         id: &AccountId,
-        (expected, change): (u64, Option<&Arc<Change>>),
+        decided_on: (u64, Digest),
+        change: Option<&Arc<Change>>,
     ) -> Option<Boarded<L>> {
         let mut state = self.lock();
-        if state.tip_version() != expected {
+        if stamp_of(state.tip.as_deref()) != decided_on {
             return None;
         }
         let (answer, news) = oneshot::channel();
@@ -677,9 +691,9 @@ impl<L: Link> State<L> {
         self.flying = true;
         let passengers = std::mem::take(&mut self.waiting);
         let changes = passengers.iter().filter_map(|passenger| passenger.change.clone()).collect();
-        let expected = self.stored.as_ref().map_or(0, |account| account.version);
+        let (expected, behind) = stamp_of(self.stored.as_deref());
         self.aloft.clone_from(&self.tip);
-        (Batch { name: names.next(), account: id.clone(), expected, changes }, passengers)
+        (Batch { name: names.next(), account: id.clone(), expected, behind, changes }, passengers)
     }
 
     /// Takes in what became of a batch, and tells its passengers.
@@ -733,6 +747,11 @@ impl<L: Link> State<L> {
             self.sessions.clear();
         }
     }
+}
+
+/// Which state of an account it is.
+fn stamp_of(account: Option<&Account>) -> (u64, Digest) {
+    account.map_or_else(Default::default, |account| (account.version, account.head.hash))
 }
 
 fn commands_of(change: &Change) -> impl Iterator<Item = &CommandId> {
@@ -840,6 +859,7 @@ impl<L: Link> Drop for Flight<L> {
             name: std::mem::take(&mut self.batch.name),
             account: self.batch.account.clone(),
             expected: self.batch.expected,
+            behind: self.batch.behind,
             changes: std::mem::take(&mut self.batch.changes),
         };
         let flight = Flight {

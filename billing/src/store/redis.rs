@@ -5,7 +5,7 @@
 //!
 //! | key | what |
 //! | --- | --- |
-//! | `ufb:{P}:account:A` | hash: version `v`, body `b` |
+//! | `ufb:{P}:account:A` | hash: version and first digits of the last entry's hash `v`, body `b` |
 //! | `ufb:{P}:log:A` | stream of the audit log; entry n has the id `n-0`, the body `e`, and the name `n` of the batch that wrote it |
 //! | `ufb:{P}:opening:A` | the opening balance that the log begins with, where it was trimmed |
 //! | `ufb:{P}:commands:A` | hash: id of a command → the entry that it led to |
@@ -23,6 +23,7 @@
 //! | `ufb:{gateways}:beats` | hash: gateway → how often it was |
 //! | `ufb:{parcels}:…` | what is to be done because of events; `parcels.lua` says which |
 //! | `ufb:secret:N` | a secret of the gateways, in hexadecimal digits |
+//! | `ufb:kept` | written before it is asked what the replicas have |
 //! | `ufb:schema` | the version of all this |
 //!
 //! P is the partition's number in two hexadecimal digits. An id holds no colon.
@@ -40,7 +41,7 @@ use sha1::{Digest as _, Sha1};
 use tokio::sync::OnceCell;
 
 use super::lanes::{Batch, Link, LinkError, Reply};
-use super::{Committed, InvalidStoreUrl, PARTITIONS, StoreError, partition};
+use super::{Committed, InvalidStoreUrl, NoReplicas, PARTITIONS, StoreError, partition};
 use crate::account::Account;
 use crate::audit::{Digest, Entry};
 use crate::event::{Cursor, Event};
@@ -53,12 +54,14 @@ use crate::session::{Session, SessionCursor};
 use crate::time::Timestamp;
 use crate::usage::{Bucket, HOURS_KEPT, Usage, Used};
 use connection::{Connections, Topology};
+use replicas::Replicas;
 
 #[cfg(feature = "measure")]
 pub(crate) mod bare;
 mod connection;
 mod parcels;
 mod put;
+mod replicas;
 mod schema;
 mod trim_log;
 #[cfg(test)]
@@ -77,13 +80,24 @@ const BEATS: &str = "ufb:{gateways}:beats";
 #[derive(Clone, PartialEq, Eq)]
 pub struct RedisUrl {
     topology: Topology,
+    /// Replicas that must have what must not be lost.
+    replicas: u32,
+}
+
+impl RedisUrl {
+    pub(super) fn with_replicas(self, replicas: u32) -> Result<Self, NoReplicas> {
+        match self.topology {
+            Topology::Single { .. } | Topology::Sentinel { .. } => Ok(RedisUrl { replicas, ..self }),
+            Topology::Cluster { .. } => Err(NoReplicas),
+        }
+    }
 }
 
 impl FromStr for RedisUrl {
     type Err = InvalidStoreUrl;
 
     fn from_str(url: &str) -> Result<Self, InvalidStoreUrl> {
-        Ok(RedisUrl { topology: url.parse()? })
+        Ok(RedisUrl { topology: url.parse()?, replicas: 0 })
     }
 }
 
@@ -106,6 +120,8 @@ pub(crate) struct Redis {
     commit: String,
     /// Set once the schema was found to be the one that this program knows.
     schema: OnceCell<()>,
+    /// None: nobody waits for them.
+    replicas: Option<Replicas>,
 }
 
 impl Redis {
@@ -113,7 +129,11 @@ impl Redis {
     pub(super) fn open(url: &RedisUrl) -> Result<Redis, StoreError> {
         let digest = Sha1::digest(COMMIT).iter().map(|byte| format!("{byte:02x}")).collect();
         let connections = Connections::new(&url.topology)?;
-        Ok(Redis { connections, commit: digest, schema: OnceCell::new() })
+        let replicas = match url.replicas {
+            0 => None,
+            wanted => Some(Replicas::new(Connections::new(&url.topology)?, wanted)),
+        };
+        Ok(Redis { connections, commit: digest, schema: OnceCell::new(), replicas })
     }
 
     async fn ask(&self, question: &Cmd) -> Result<Value, LinkError> {
@@ -216,6 +236,13 @@ impl Link for Redis {
 
     async fn probe(&self) -> Result<(), LinkError> {
         self.ask(&cmd("PING")).await.map(|_| ())
+    }
+
+    async fn kept(&self) -> Result<(), StoreError> {
+        match &self.replicas {
+            Some(replicas) => replicas.have_all().await,
+            None => Ok(()),
+        }
     }
 
     async fn account(&self, id: &AccountId) -> Result<Option<Account>, LinkError> {
@@ -464,9 +491,9 @@ impl Call {
             space.of("months", account),
         ];
         let head = batch.head().map_or(0, |head| head.seq);
-        let expected = batch.expected.to_string();
+        let expected = stamp(batch.expected, batch.behind);
         let (version, body) = match batch.after() {
-            Some(account) => (account.version.to_string(), body(account)?),
+            Some(account) => (stamp(account.version, account.head.hash), body(account)?),
             None => (expected.clone(), String::new()),
         };
         let mut arguments = vec![expected, version, body, format!("{head}-0"), account.to_owned()];
@@ -604,8 +631,16 @@ fn parse<T: DeserializeOwned>(value: Value) -> Result<Option<T>, LinkError> {
 fn account(version: Value, body: Value) -> Result<Option<Account>, LinkError> {
     let account: Option<Account> = parse(body)?;
     let Some(account) = account else { return Ok(None) };
-    let version = text(version)?.and_then(|version| version.parse().ok()).ok_or_else(surprise)?;
-    Ok(Some(Account { version, ..account }))
+    let version = text(version)?.and_then(|stamp| stamp.split(' ').next()?.parse().ok());
+    Ok(Some(Account { version: version.ok_or_else(surprise)?, ..account }))
+}
+
+/// What a commit compares: the version, and of the last log entry's hash as much as tells two histories apart.
+fn stamp(version: u64, behind: Digest) -> String {
+    match version {
+        0 => "0".to_owned(),
+        version => format!("{version} {:.16}", String::from(behind)),
+    }
 }
 
 /// The entries of a stream: each its id, and the body of its one field.

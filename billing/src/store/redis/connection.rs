@@ -63,7 +63,7 @@ impl FromStr for Topology {
         let (scheme, rest) = url.split_once(':').ok_or(InvalidStoreUrl)?;
         let of_hosts = || rest.strip_prefix("//").ok_or(InvalidStoreUrl);
         match scheme {
-            "redis" => single(url, of_hosts()?),
+            "redis" | "rediss" => single(url, scheme, of_hosts()?),
             "redis+unix" => socket(rest.strip_prefix("//").unwrap_or(rest)),
             "redis+cluster" => cluster(of_hosts()?),
             "redis+sentinel" => sentinel(of_hosts()?),
@@ -72,7 +72,7 @@ impl FromStr for Topology {
     }
 }
 
-fn single(url: &str, rest: &str) -> Result<Topology, InvalidStoreUrl> {
+fn single(url: &str, scheme: &str, rest: &str) -> Result<Topology, InvalidStoreUrl> {
     let (_, hosts) = split_login(rest)?;
     let (address, database) = hosts.split_once('/').unwrap_or((hosts, ""));
     let is_number = database.is_empty() || database.parse::<i64>().is_ok_and(|number| number >= 0);
@@ -80,7 +80,7 @@ fn single(url: &str, rest: &str) -> Result<Topology, InvalidStoreUrl> {
         return Err(InvalidStoreUrl);
     }
     Client::open(url).map_err(|_| InvalidStoreUrl)?;
-    Ok(Topology::Single { url: url.to_owned(), shown: format!("redis://{hosts}") })
+    Ok(Topology::Single { url: url.to_owned(), shown: format!("{scheme}://{hosts}") })
 }
 
 fn socket(path: &str) -> Result<Topology, InvalidStoreUrl> {
@@ -185,7 +185,7 @@ impl fmt::Debug for Topology {
 
 /// Makes connections.
 enum Source {
-    Single(Client),
+    Single(Box<Client>),
     Cluster(Box<ClusterClient>),
     Sentinel(Box<tokio::sync::Mutex<SentinelClient>>),
 }
@@ -197,16 +197,26 @@ enum Wire {
     Cluster(ClusterConnection),
 }
 
+impl Wire {
+    async fn ask(self, question: &Cmd) -> RedisResult<Value> {
+        let answer = match self {
+            Wire::One(mut wire) => timeout(ANSWER * 2, question.query_async::<Value>(&mut wire)).await,
+            Wire::Cluster(mut wire) => timeout(ANSWER * 2, question.query_async::<Value>(&mut wire)).await,
+        };
+        answer.unwrap_or_else(|elapsed| Err(std::io::Error::from(elapsed).into()))
+    }
+}
+
 impl Source {
     fn of(topology: &Topology) -> RedisResult<Source> {
         match topology {
             Topology::Single { url, .. } => {
                 let mut info = url.as_str().into_connection_info()?;
-                if let ConnectionAddr::Tcp(..) = info.addr() {
+                if let ConnectionAddr::Tcp(..) | ConnectionAddr::TcpTls { .. } = info.addr() {
                     let settings = info.tcp_settings().clone().set_nodelay(true);
                     info = info.set_tcp_settings(settings);
                 }
-                Client::open(info).map(Source::Single)
+                Client::open(info).map(Box::new).map(Source::Single)
             }
             Topology::Cluster { nodes, login } => {
                 let nodes = nodes.iter().map(|(host, port)| (host.as_str(), *port));
@@ -287,18 +297,31 @@ impl Connections {
     pub(super) async fn ask(&self, question: &Cmd) -> Result<Value, LinkError> {
         let connection = self.of_this_runtime();
         let (number, wire) = connection.wire(&self.source).await.map_err(LinkError::Away)?;
-        let answer = match wire {
-            Wire::One(mut wire) => timeout(ANSWER * 2, question.query_async::<Value>(&mut wire)).await,
-            Wire::Cluster(mut wire) => timeout(ANSWER * 2, question.query_async::<Value>(&mut wire)).await,
-        };
+        self.take(&connection, number, wire.ask(question).await)
+    }
+
+    /// One behind the other on the same connection; the second one's answer.
+    pub(super) async fn ask_both(&self, first: &Cmd, second: &Cmd) -> Result<Value, LinkError> {
+        let connection = self.of_this_runtime();
+        let (number, wire) = connection.wire(&self.source).await.map_err(LinkError::Away)?;
+        self.take(&connection, number, wire.clone().ask(first).await)?;
+        self.take(&connection, number, wire.ask(second).await)
+    }
+
+    /// What came of a question on the connection of that number.
+    fn take(
+        &self,
+        connection: &Connection,
+        number: u64,
+        answer: RedisResult<Value>,
+    ) -> Result<Value, LinkError> {
         let error = match answer {
-            Ok(Ok(value)) => return Ok(value),
-            Ok(Err(error)) => error,
-            Err(elapsed) => RedisError::from(std::io::Error::from(elapsed)),
+            Ok(value) => return Ok(value),
+            Err(error) => error,
         };
-        let kept = is_of_the_question(&error);
-        if !kept {
-            connection.give_up(number);
+        // Where a server has hung up, it has on the others, too: nobody is to find that out by a question of his own.
+        if !is_of_the_question(&error) && connection.give_up(number) && error.is_connection_dropped() {
+            self.of_runtimes.iter().for_each(|connection| connection.give_up_any());
         }
         Err(classify(error))
     }
@@ -361,12 +384,14 @@ impl Connection {
         Err(error)
     }
 
-    /// That connection is of no more use.
-    fn give_up(&self, number: u64) {
+    /// That connection is of no more use. Whether that is news.
+    fn give_up(&self, number: u64) -> bool {
         let mut wire = self.wire.lock().unwrap_or_else(PoisonError::into_inner);
-        if wire.as_ref().is_some_and(|(current, _)| *current == number) {
-            *wire = None;
-        }
+        wire.take_if(|(current, _)| *current == number).is_some()
+    }
+
+    fn give_up_any(&self) {
+        *self.wire.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 }
 
@@ -428,6 +453,7 @@ mod tests {
             ("redis://localhost", "redis://localhost"),
             ("redis://user:secret@10.0.0.1:6380/3", "redis://10.0.0.1:6380/3"),
             ("redis://:p%40ss@redis.example.com", "redis://redis.example.com"),
+            ("rediss://user:secret@redis.example.com:6380", "rediss://redis.example.com:6380"),
             ("redis+unix:/run/redis.sock", "redis+unix:///run/redis.sock"),
             ("redis+unix:///run/redis.sock", "redis+unix:///run/redis.sock"),
             ("redis+cluster://u:secret@a:1,b,[::1]:3", "redis+cluster://a:1,b:6379,[::1]:3"),
@@ -453,6 +479,7 @@ mod tests {
             "redis://a/x",
             "redis://a/-1",
             "redis://a?x=1",
+            "rediss://a#insecure",
             "redis://u:%zz@a",
             "redis+unix:run/redis.sock",
             "redis+cluster://",

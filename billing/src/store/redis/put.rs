@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use redis::cmd;
 
-use super::{Redis, Space, body, figures, key_of};
+use super::{Redis, Space, body, figures, key_of, stamp};
 use crate::account::Account;
 use crate::audit::{Entry, EntryKind};
 use crate::event::Event;
@@ -44,7 +44,7 @@ impl Redis {
         let fields = cmd("HSET")
             .arg(space.of("account", id))
             .arg("v")
-            .arg(account.version)
+            .arg(stamp(account.version, account.head.hash))
             .arg("b")
             .arg(record)
             .take();

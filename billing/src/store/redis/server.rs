@@ -2,7 +2,7 @@
 
 use std::io::{BufRead as _, BufReader};
 use std::net::TcpListener;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -69,7 +69,10 @@ impl Server {
 
     /// Watches over `master`, and makes a replica its successor when it is told to.
     pub(crate) fn sentinel(master: &Server) -> Server {
-        let monitor = format!("sentinel monitor main 127.0.0.1 {} 1", master.port);
+        let monitor = format!(
+            "sentinel monitor main 127.0.0.1 {} 1\nsentinel down-after-milliseconds main 500",
+            master.port
+        );
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("sentinel.conf"), monitor + "\n").unwrap();
         let port = free_port();
@@ -88,6 +91,11 @@ impl Server {
 
     pub(crate) fn address(&self) -> String {
         format!("127.0.0.1:{}", self.port)
+    }
+
+    /// Where it keeps what it writes.
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
     }
 
     fn socket(&self) -> PathBuf {

@@ -67,7 +67,11 @@ async fn eventually<T, E: fmt::Debug>(mut attempt: impl AsyncFnMut() -> Result<T
 }
 
 fn batch(expected: u64, name: &str, changes: Vec<Arc<ledger::Change>>) -> Batch {
-    Batch { name: name.to_owned(), account: "acme".parse().unwrap(), expected, changes }
+    let last = |change: &Arc<ledger::Change>| {
+        change.entries.first().map_or(change.account.head.hash, |first| first.prev)
+    };
+    let behind = changes.first().map_or_else(Digest::default, last);
+    Batch { name: name.to_owned(), account: "acme".parse().unwrap(), expected, behind, changes }
 }
 
 fn opening() -> Arc<ledger::Change> {
@@ -121,9 +125,17 @@ async fn one_that_asks_only_for_the_version_writes_nothing() {
     let server = Server::start();
     let StoreUrl::Redis(url) = server.url() else { unreachable!() };
     let redis = Redis::open(&url).unwrap();
-    assert!(matches!(redis.commit(&batch(0, "a", vec![opening()])).await.unwrap(), Reply::Done));
-    assert!(matches!(redis.commit(&batch(1, "b", Vec::new())).await.unwrap(), Reply::Done));
-    assert!(matches!(redis.commit(&batch(7, "c", Vec::new())).await.unwrap(), Reply::Conflict { .. }));
+    let opened = opening();
+    let behind = opened.account.head.hash;
+    assert!(matches!(redis.commit(&batch(0, "a", vec![opened])).await.unwrap(), Reply::Done));
+    let asked = async |expected, behind| {
+        let batch = Batch { behind, ..batch(expected, "b", Vec::new()) };
+        redis.commit(&batch).await.unwrap()
+    };
+    assert!(matches!(asked(1, behind).await, Reply::Done));
+    assert!(matches!(asked(7, behind).await, Reply::Conflict { .. }));
+    // The same version by another history.
+    assert!(matches!(asked(1, Digest::default()).await, Reply::Conflict { .. }));
     assert_eq!(redis.account(&"acme".parse().unwrap()).await.unwrap().unwrap().version, 1);
 }
 

@@ -2,7 +2,7 @@
 
 use redis::{Value, cmd};
 
-use super::{Redis, Space, array, body, parse, surprise};
+use super::{Redis, Space, array, body, parse, stamp, surprise};
 use crate::account::Account;
 use crate::audit::Entry;
 use crate::id::AccountId;
@@ -15,7 +15,8 @@ impl Redis {
     /// In one step, if the account is at this version. The commands that the entries came from stay known.
     pub(super) async fn trim_log(&self, account: &Account, opening: &Entry) -> Result<Committed, LinkError> {
         let (space, id) = (Space::of_account(&account.id), account.id.as_str());
-        let versions = [account.version, account.version + 1].map(|version| version.to_string());
+        let versions =
+            [account.version, account.version + 1].map(|version| stamp(version, account.head.hash));
         let script = cmd("EVAL")
             .arg(TRIM)
             .arg(3)
