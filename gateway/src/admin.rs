@@ -76,6 +76,9 @@ async fn answer(
         (&Method::GET, "/readyz") if !gateway.is_serving() => {
             text(StatusCode::SERVICE_UNAVAILABLE, "starting\n".to_owned())
         }
+        (&Method::GET, "/readyz") if gateway.outage.is_away() => {
+            text(StatusCode::SERVICE_UNAVAILABLE, ledger_away(gateway))
+        }
         (&Method::GET, "/readyz") => text(StatusCode::OK, "ready\n".to_owned()),
         (&Method::POST, "/drain") => {
             gateway.drain();
@@ -86,6 +89,15 @@ async fn answer(
         }
         _ => text(StatusCode::NOT_FOUND, WHAT_THERE_IS.to_owned()),
     }
+}
+
+fn ledger_away(gateway: &Gateway) -> String {
+    let seconds = gateway.outage.lasts().unwrap_or_default().as_secs();
+    let (owed, running) = (gateway.owed.len(), gateway.sessions.len());
+    format!(
+        "the ledger is away, for {seconds} s now: new sessions are refused, {running} run on, \
+         {owed} are to be committed when it is back\n"
+    )
 }
 
 fn json(document: &impl Serialize) -> Response<Full<Bytes>> {

@@ -38,6 +38,10 @@ const ADMIN_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST)
 const STORE_URL: &str = "sqlite:data/ledger.db";
 /// Where a gateway whose ledger is elsewhere keeps what is its own.
 const DATA_DIR: &str = "data";
+/// More than anybody keeps.
+const MOST_REPLICAS: u64 = 100;
+/// An operator who is woken has mended or replaced a Redis by then; more is not let run that perhaps nobody can pay for.
+const OUTAGE_LIMIT: Duration = Duration::from_secs(60 * 60);
 /// What a burst finds warm: at 20 the first 20 clients wait for no start.
 const MIN_IDLE: usize = 20;
 /// Beyond this, idle browsers cost more memory than the starts that they spare.
@@ -89,6 +93,8 @@ pub struct Config {
     /// Where the gateway keeps what is not in the ledger: its own certificate, its lock, browsers' profiles. Unless it
     /// is given, the directory of the embedded store's file, so that one volume holds everything.
     pub data_dir: PathBuf,
+    /// How much of a session may go on while the ledger's store is away, beyond what its price covers.
+    pub outage_limit: Duration,
     pub pool: Pool,
     pub session: Session,
     pub events: Events,
@@ -206,6 +212,7 @@ impl Config {
             edge: edge(&mut settings),
             admin: Admin { listen: settings.read("admin.listen", ADMIN_LISTEN, values::address) },
             data_dir: data_dir(&mut settings, &store),
+            outage_limit: settings.read("store.outage_limit", OUTAGE_LIMIT, values::duration),
             store,
             pool: pool(&mut settings),
             session: session(&mut settings),
@@ -280,7 +287,15 @@ fn half_of_the_cores() -> NonZeroUsize {
 
 fn store(settings: &mut Settings) -> StoreUrl {
     let default = STORE_URL.parse().expect("the default is a store's URL");
-    settings.read("store.url", default, values::store_url)
+    let store = settings.read("store.url", default, values::store_url);
+    match settings.read("store.replicas", 0, values::number::<u32, 0, MOST_REPLICAS>) {
+        0 => store,
+        replicas => store.clone().with_replicas(replicas).unwrap_or_else(|error| {
+            let remedy = "leave it out, or name one of those in `store.url`";
+            settings.mistake("store.replicas", Wrong::new(error.to_string(), remedy));
+            store
+        }),
+    }
 }
 
 fn data_dir(settings: &mut Settings, store: &StoreUrl) -> PathBuf {

@@ -35,8 +35,16 @@ pub async fn hold(
     new: NewSession,
     site: &Site<'_>,
 ) -> Result<Reserved, NotHeld> {
+    if gateway.outage.is_away() {
+        return Err(Refusal::LedgerAway.into());
+    }
     let reserved = gateway.billing.reserve(who, new, &gateway.id, gateway.clock.now()).await;
-    reserved.map_err(|error| not_held(error, site))
+    reserved.map_err(|error| {
+        if let HoldError::Store(error) = &error {
+            gateway.outage.note(error);
+        }
+        not_held(error, site)
+    })
 }
 
 /// Makes sure that it is set aside. A repeat is free.
@@ -67,14 +75,20 @@ pub async fn confirm_begun(gateway: &Gateway, live: &Live) -> Result<(), Close> 
 ///
 /// The same.
 pub async fn confirm_late(gateway: &Gateway, reserved: &Reserved) -> Result<(), Close> {
-    gateway.billing.confirm(reserved, gateway.clock.now()).await.map_err(|error| match error {
+    gateway.billing.confirm(reserved, gateway.clock.now()).await.map_err(|error| close_of(&error))
+}
+
+/// How the client of a session that cannot be held is told.
+#[must_use]
+pub fn close_of(error: &HoldError) -> Close {
+    match error {
         HoldError::Refused(Denied::Money { .. } | Denied::OverageCap { .. }) => Close::BalanceUsedUp,
         HoldError::Refused(Denied::KeyRevoked | Denied::Suspended) => Close::NotAllowed,
         HoldError::Refused(Denied::Concurrency { .. })
         | HoldError::Exists(_)
         | HoldError::ExistsDifferent(_)
         | HoldError::Store(_) => Close::TryAgain,
-    })
+    }
 }
 
 fn not_held(error: HoldError, site: &Site<'_>) -> NotHeld {

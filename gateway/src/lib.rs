@@ -34,6 +34,8 @@ pub mod limits;
 pub mod suspension;
 pub mod meter;
 pub mod settle;
+pub mod outage;
+pub mod owed;
 pub mod sessions;
 pub mod refusal;
 pub mod api;

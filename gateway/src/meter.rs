@@ -1,5 +1,8 @@
 //! Started minutes: each is set aside shortly before it starts, and one that could not be is not begun.
 //!
+//! While the ledger's store is away, a minute that could not be set aside starts all the same: it is [kept](crate::owed), and
+//! billed when the store is back. So many in a row a session may have; the one after that is not begun.
+//!
 //! Once a minute each session has a date with the ledger: its bytes are noted, and its next minute is set aside where the
 //! price of the session does not cover it. The dates of an account that come close together are one commit.
 
@@ -18,6 +21,7 @@ use tracing::{error, info, warn};
 use crate::refusal::Close;
 use crate::serve::Gateway;
 use crate::sessions::Live;
+use crate::settle::recheck;
 
 #[cfg(test)]
 mod tests;
@@ -52,13 +56,15 @@ struct Due {
     at: Instant,
     /// The minute that starts next, counted from 1.
     minute: u32,
+    /// The last one that the ledger was asked for.
+    secured: u32,
     live: Arc<Live>,
 }
 
 impl Due {
     /// To secure a minute before it starts.
-    fn ahead_of(minute: u32, live: Arc<Live>) -> Self {
-        Self { at: live.begun + MINUTE * (minute - 1) - AHEAD, minute, live }
+    fn ahead_of(minute: u32, secured: u32, live: Arc<Live>) -> Self {
+        Self { at: live.begun + MINUTE * (minute - 1) - AHEAD, minute, secured, live }
     }
 
     /// When the minute starts.
@@ -72,7 +78,7 @@ impl Due {
             session: id.clone(),
             begun_at: *begun_at,
             minutes: self.minute.max(terms.session_minutes),
-            owed: 0,
+            owed: self.live.owed(),
             up_bytes: up_bytes.load(Ordering::Relaxed),
             down_bytes: down_bytes.load(Ordering::Relaxed),
         }
@@ -144,7 +150,7 @@ async fn note_beginning(gateway: Arc<Gateway>, live: Arc<Live>) -> Vec<Due> {
         // A session that is already over was noted by settle.
         tracing::debug!(%error, session = %live.id, "a beginning was not noted");
     }
-    vec![Due::ahead_of(2, live)]
+    vec![Due::ahead_of(2, 1, live)]
 }
 
 /// Secures the next minutes of an account's sessions, or ends those that cannot have one where it would start. Gives the
@@ -154,27 +160,49 @@ async fn meet(gateway: Arc<Gateway>, account: AccountId, mut dues: Vec<Due>) -> 
     let Some(first) = dues.iter().map(Due::starts).min() else { return dues };
     let now = Instant::now();
     let deadline = if first <= now { now + RETRY } else { first };
-    let progress: Vec<_> = dues.iter().map(Due::progress).collect();
-    let metered = timeout_at(deadline, gateway.billing.meter(&account, &progress, gateway.clock.now())).await;
-    let verdicts = match metered.unwrap_or(Err(StoreError::Busy)) {
-        Ok(verdicts) => verdicts,
-        Err(error) => {
-            warn!(%account, %error, "minutes could not be set aside");
-            dues.iter().map(|_| Err(StoreError::Busy.into())).collect()
+    let mut again = Vec::with_capacity(dues.len());
+    for (due, mut verdict) in dues.iter().zip(ask(&gateway, &account, &dues, deadline).await) {
+        if matches!(verdict, Err(ExtendError::NotOpen)) && recheck(&gateway, &due.live).await.unwrap_or(true)
+        {
+            verdict = Err(StoreError::Busy.into());
         }
-    };
-    dues.into_iter().zip(verdicts).filter_map(|(due, verdict)| go_on(due, now, verdict)).collect()
+        again.push(verdict);
+    }
+    dues.into_iter().zip(again).filter_map(|(due, verdict)| go_on(&gateway, due, now, verdict)).collect()
+}
+
+/// What the ledger says to each of these dates, at the latest at `deadline`.
+async fn ask(
+    gateway: &Gateway,
+    account: &AccountId,
+    dues: &[Due],
+    deadline: Instant,
+) -> Vec<Result<(), ExtendError>> {
+    let failed = || dues.iter().map(|_| Err(StoreError::Busy.into())).collect();
+    if gateway.outage.is_away() {
+        return failed();
+    }
+    let progress: Vec<_> = dues.iter().map(Due::progress).collect();
+    let metered = timeout_at(deadline, gateway.billing.meter(account, &progress, gateway.clock.now())).await;
+    metered.unwrap_or(Err(StoreError::Busy)).unwrap_or_else(|error| {
+        gateway.outage.note(&error);
+        warn!(%account, %error, "minutes could not be set aside");
+        failed()
+    })
 }
 
 /// What a session's date, which began at `met`, came to. None: the session ends.
-fn go_on(due: Due, met: Instant, verdict: Result<(), ExtendError>) -> Option<Due> {
+fn go_on(gateway: &Gateway, due: Due, met: Instant, verdict: Result<(), ExtendError>) -> Option<Due> {
     let starts = due.starts();
     // By the clock, not by the plan: whoever comes late has no further attempt.
     let is_last = met >= starts;
-    let Due { minute, live, .. } = due;
+    if is_last && matches!(verdict, Err(ExtendError::Store(_))) {
+        return let_start(gateway, due);
+    }
+    let Due { minute, secured, live, .. } = due;
     let again = match verdict {
-        Ok(()) => return Some(Due::ahead_of(minute + 1, live)),
-        // It ends at this moment, or the ledger has lost it; in neither case does it go on.
+        Ok(()) => return Some(Due::ahead_of(minute + 1, minute, live)),
+        // It ends at this moment, or another gateway has settled it; in neither case does it go on.
         Err(ExtendError::NotOpen) => {
             live.end(Close::TryAgain);
             return None;
@@ -184,20 +212,34 @@ fn go_on(due: Due, met: Instant, verdict: Result<(), ExtendError>) -> Option<Due
             live.end(Close::BalanceUsedUp);
             return None;
         }
-        // Its bytes are noted another time; the minute itself was paid for with the session.
-        Err(ExtendError::Store(_)) if is_last && minute <= live.terms.session_minutes => {
-            return Some(Due::ahead_of(minute + 1, live));
-        }
-        Err(ExtendError::Store(_)) if is_last => {
-            warn!(session = %live.id, "a session ends: its next minute could not be set aside");
-            live.end(Close::TryAgain);
-            return None;
-        }
         // There is time for a top-up until the minute starts.
         Err(ExtendError::Refused(_)) => starts,
         Err(ExtendError::Store(_)) => (Instant::now() + RETRY).min(starts),
     };
-    Some(Due { at: again, minute, live })
+    Some(Due { at: again, minute, secured, live })
+}
+
+/// A minute starts that the ledger could not be asked for. None: it does not, and the session ends.
+fn let_start(gateway: &Gateway, due: Due) -> Option<Due> {
+    let Due { minute, secured, live, .. } = due;
+    let paid = live.terms.session_minutes;
+    let without_cover = minute.saturating_sub(secured.max(paid));
+    if MINUTE * without_cover > gateway.outage_limit {
+        warn!(session = %live.id, "a session ends: the ledger has been away for too long");
+        live.end(Close::TryAgain);
+        return None;
+    }
+    match gateway.owed.keep(live.owed_entry(minute)) {
+        // The price of the session covers it.
+        _ if without_cover == 0 => {}
+        Ok(()) => live.owe(minute),
+        Err(error) => {
+            warn!(%error, session = %live.id, "a session ends: its next minute can neither be set aside nor kept for later");
+            live.end(Close::TryAgain);
+            return None;
+        }
+    }
+    Some(Due::ahead_of(minute + 1, secured, live))
 }
 
 impl PartialEq for Due {

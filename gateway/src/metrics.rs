@@ -32,6 +32,10 @@ pub struct Census {
     waiting_sessions: usize,
     /// Sessions of this gateway that the ledger has not settled; none where it did not answer.
     holds: Option<usize>,
+    /// Sessions of which the ledger has to be told something that it could not be told.
+    owed_sessions: usize,
+    /// For how long the ledger has been away, in seconds.
+    ledger_away: u64,
 }
 
 impl Census {
@@ -43,6 +47,8 @@ impl Census {
             live_sessions: gateway.sessions.len(),
             waiting_sessions: gateway.sessions.waiting(),
             holds: holds(gateway).await,
+            owed_sessions: gateway.owed.len(),
+            ledger_away: gateway.outage.lasts().map_or(0, |lasts| lasts.as_secs().max(1)),
         }
     }
 
@@ -53,6 +59,8 @@ impl Census {
         gauge!("ufb_gateway_connections").set(self.connections as f64);
         gauge!("ufb_gateway_live_sessions").set(self.live_sessions as f64);
         gauge!("ufb_gateway_waiting_sessions").set(self.waiting_sessions as f64);
+        gauge!("ufb_gateway_owed_sessions").set(self.owed_sessions as f64);
+        gauge!("ufb_gateway_ledger_away_seconds").set(self.ledger_away as f64);
         if let Some(holds) = self.holds {
             gauge!("ufb_gateway_holds").set(holds as f64);
         }
@@ -69,6 +77,9 @@ fn descriptors() -> usize {
 }
 
 async fn holds(gateway: &Gateway) -> Option<usize> {
+    if gateway.outage.is_away() {
+        return None;
+    }
     match timeout(LEDGER, gateway.billing.open_sessions_of(&gateway.id)).await {
         Ok(Ok(holds)) => Some(holds.len()),
         Ok(Err(error)) => {

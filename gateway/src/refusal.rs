@@ -419,6 +419,22 @@ pub enum Close {
 }
 
 impl Close {
+    pub const ALL: [Self; 13] = [
+        Self::Done,
+        Self::Draining,
+        Self::Protocol,
+        Self::TooBig,
+        Self::Lost,
+        Self::TryAgain,
+        Self::BalanceUsedUp,
+        Self::NotAllowed,
+        Self::TimeLimit,
+        Self::Idle,
+        Self::PageClosed,
+        Self::NotConnected,
+        Self::Owner,
+    ];
+
     /// The close code.
     #[must_use]
     pub fn code(self) -> u16 {

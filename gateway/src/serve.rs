@@ -31,6 +31,8 @@ use crate::config::{Config, Provider, PublicUrl};
 use crate::crowd::Crowd;
 use crate::drain::{self, Signals};
 use crate::meter::Meter;
+use crate::outage::{self, Outage};
+use crate::owed::Owed;
 use crate::places::Places;
 use crate::sessions::Sessions;
 use crate::settle::Settling;
@@ -57,6 +59,11 @@ pub struct Gateway {
     pub meter: Meter,
     pub tokens: Signer,
     pub clock: Clock,
+    /// Whether the ledger can be reached, and what it is to be told when it can again.
+    pub outage: Outage,
+    pub owed: Owed,
+    /// How much of a session the ledger may be away for.
+    pub outage_limit: Duration,
     pub places: Places,
     pub settling: Settling,
     pub crowd: Crowd,
@@ -109,8 +116,12 @@ impl Gateway {
         let pool = Pool::open(settings).expect("it needs nothing");
         let tokens = Signer::new(&billing.signing_key().await.expect("the store works"));
         let (meter, inbox) = Meter::new();
+        let id = GatewayId::random();
         let gateway = Arc::new(Self {
-            id: GatewayId::random(),
+            owed: Owed::new(folder.path(), &id),
+            outage: Outage::new(),
+            outage_limit: Duration::from_secs(600),
+            id,
             settling: Settling::of(&billing),
             billing,
             pool,
@@ -215,6 +226,8 @@ pub async fn serve(serve: Serve) -> Result<()> {
 
     let mut tasks = JoinSet::new();
     tasks.spawn(beat(Arc::clone(&gateway), metrics.clone()));
+    tasks.spawn(outage::watch(Arc::clone(&gateway)));
+    tasks.spawn(outage::repay(Arc::clone(&gateway)));
     tasks.spawn(limits::enforce(Arc::clone(&gateway)));
     tasks.spawn(suspension::enforce(Arc::clone(&gateway)));
     tasks.spawn(notices::consume(Arc::clone(&gateway)));
@@ -247,7 +260,12 @@ pub async fn serve(serve: Serve) -> Result<()> {
     tasks.shutdown().await;
     // Where profiles are still being removed, the next start goes on with it.
     let _ = fs::remove_dir(browsers_of(&data_dir, &gateway.id));
-    info!("drained; every session is settled");
+    match gateway.owed.len() {
+        0 => info!("drained; every session is settled"),
+        sessions => {
+            warn!(sessions, "drained; the ledger is away, so the next start here tells it what some came to")
+        }
+    }
     drop(lock);
     Ok(())
 }
@@ -281,12 +299,29 @@ async fn succeed(gateway: Arc<Gateway>, predecessor: Predecessor, data_dir: Path
         warn!(%error, "what it left of browsers could not be removed");
     }
     // Its open sessions were its own until now.
-    while let Err(error) = settle_abandoned(&gateway.billing, &gateway.id, gateway.clock.now()).await {
+    while let Err(error) = take_on(&gateway).await {
         warn!(%error, "what it left open is not settled yet");
         sleep(HEARTBEAT).await;
     }
     gateway.has_predecessor.store(false, Ordering::Release);
     info!(gateway = %gone, "the gateway that had the doors before has ended, and nothing of it is left");
+}
+
+/// What it could not tell the ledger is told first: that is more than its last sign of life.
+async fn take_on(gateway: &Gateway) -> Result<()> {
+    let Gateway { id, billing, owed, clock, sessions, .. } = gateway;
+    pay_debts(owed, billing, clock, sessions).await?;
+    settle_abandoned(billing, id, clock.now()).await
+}
+
+/// Commits what gateways that have ended here could not.
+async fn pay_debts(owed: &Owed, billing: &Billing, clock: &Clock, sessions: &Sessions) -> Result<()> {
+    let debts = owed.adopt().context("cannot take over what an earlier gateway has kept for the ledger")?;
+    if debts > 0 {
+        warn!(sessions = debts, "an earlier gateway could not tell the ledger what sessions came to");
+        outage::repay_all(owed, billing, clock, sessions).await?;
+    }
+    Ok(())
 }
 
 fn browsers_of(data_dir: &Path, gateway: &GatewayId) -> PathBuf {
@@ -301,7 +336,9 @@ async fn open(config: &Config, data_dir: &Path, succeeds: bool) -> Result<Arc<Ga
     let billing = Billing::open(&config.store, config.plans.clone(), limits).with_context(|| {
         format!("cannot open the store {:?}; `ufbrowsers check` tells more", config.store)
     })?;
+    let (owed, sessions) = (Owed::new(data_dir, &id), Sessions::default());
     if !succeeds {
+        pay_debts(&owed, &billing, &clock, &sessions).await?;
         settle_abandoned(&billing, &id, clock.now()).await?;
         remove_leftovers(&data_dir.join(BROWSERS))
             .await
@@ -318,10 +355,13 @@ async fn open(config: &Config, data_dir: &Path, succeeds: bool) -> Result<Arc<Ga
         settling: Settling::of(&billing),
         billing,
         pool,
-        sessions: Sessions::default(),
+        sessions,
         meter,
         tokens,
         clock,
+        outage: Outage::new(),
+        owed,
+        outage_limit: config.outage_limit,
         places: Places::by_descriptors(descriptors, config.pool.max_idle.get()),
         crowd: Crowd::new(config.edge.bounds),
         public_url: config.edge.public_url.clone(),
@@ -420,6 +460,7 @@ async fn beat(gateway: Arc<Gateway>, metrics: PrometheusHandle) {
         // Histograms keep each sample until they are read or kept up.
         metrics.run_upkeep();
         if let Err(error) = gateway.billing.heartbeat(&gateway.id, gateway.clock.now()).await {
+            gateway.outage.note(&error);
             warn!(%error, "a heartbeat was not noted");
         }
         if let Err(error) = settle::repair(&gateway).await {

@@ -20,6 +20,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, watch};
 use tokio::time::Instant;
 
 use crate::limits::Watched;
+use crate::owed;
 use crate::refusal::Close;
 use crate::settle::Reason;
 
@@ -47,6 +48,8 @@ pub struct Live {
     pub up_bytes: AtomicU64,
     /// From the browser to its clients.
     pub down_bytes: AtomicU64,
+    /// Minutes, in all, that have started: where the ledger was away when one of them did, else 0.
+    owed: AtomicU32,
     /// What the one task that looks at all sessions knows of this one.
     pub(crate) watched: Mutex<Watched>,
     /// Why it ends, once somebody has said so.
@@ -164,6 +167,7 @@ impl Live {
             max_duration,
             up_bytes: AtomicU64::new(0),
             down_bytes: AtomicU64::new(0),
+            owed: AtomicU32::new(0),
             watched: Mutex::default(),
             end: OnceLock::new(),
             first: Line::default(),
@@ -261,6 +265,31 @@ impl Live {
     /// Bytes so far: from its clients, and to them.
     pub(crate) fn passed(&self) -> (u64, u64) {
         (self.up_bytes.load(Ordering::Relaxed), self.down_bytes.load(Ordering::Relaxed))
+    }
+
+    /// Minutes, in all, that have to be billed although the ledger could not be asked before they started.
+    #[must_use]
+    pub fn owed(&self) -> u32 {
+        self.owed.load(Ordering::Relaxed)
+    }
+
+    /// That minute starts, whether or not it is set aside.
+    pub(crate) fn owe(&self, minute: u32) {
+        self.owed.fetch_max(minute, Ordering::Relaxed);
+    }
+
+    /// What the ledger has to be told at this moment, while it runs and so many minutes have started, this moment's among
+    /// them.
+    #[must_use]
+    pub(crate) fn owed_entry(&self, minutes: u32) -> owed::Entry {
+        let (up_bytes, down_bytes) = self.passed();
+        let lasted = u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+        // A minute that starts at this very moment has started.
+        let least = u64::from(minutes).checked_sub(1).map_or(0, |before| before * 60_000 + 1);
+        let at = Timestamp::from_millis(self.begun_at.as_millis().saturating_add(lasted.max(least)));
+        let (account, session) = (self.account.clone(), self.id.clone());
+        let begun_at = self.begun_at;
+        owed::Entry { account, session, begun_at, minutes, at, up_bytes, down_bytes, end: None }
     }
 
     /// Asks each of its sockets for a ping that has passed nothing in so many looks.
@@ -611,6 +640,12 @@ impl Sessions {
 
     fn select(&self, most: usize, wanted: impl Fn(&Live) -> bool) -> Vec<Arc<Live>> {
         self.live.iter().filter(|live| wanted(live)).map(|live| Arc::clone(&live)).take(most).collect()
+    }
+
+    /// All of them.
+    #[must_use]
+    pub fn all(&self) -> Vec<Arc<Live>> {
+        self.select(usize::MAX, |_| true)
     }
 
     /// The live session of that account by that id.

@@ -1,16 +1,21 @@
 //! Every way out of a session: what it comes to for the ledger, and what its client is told.
 
+use std::collections::HashSet;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use billing::{Billing, End, Error, Outcome, Reserved, Session};
+use billing::{
+    Billing, End, Error, HoldError, NewSession, Outcome, Principal, Reserved, Session, StoreError,
+};
 use pool::{Upstream, Verdict};
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::sleep;
 use tracing::{error, info, warn};
 
 use crate::frame::Violation;
-use crate::hold::confirm_late;
+use crate::hold::{close_of, confirm_late};
+use crate::owed::Entry;
 use crate::refusal::Close;
 use crate::serve::Gateway;
 use crate::sessions::Live;
@@ -20,14 +25,19 @@ use crate::splice::Cause;
 /// soon as the process has ended, and Chrome takes up to a second to do so in an orderly way.
 const VERDICT: Duration = Duration::from_secs(3);
 
-/// A ledger that cannot be reached is asked again after each of these pauses. What is still open then is settled by the
-/// next start, up to the last heartbeat.
+/// A ledger that cannot be reached is asked again after each of these pauses, where what it is to be told could not be
+/// kept for later. What is still open then is repaired, or settled by the next start up to the last heartbeat.
 const RETRIES: [Duration; 4] =
     [Duration::from_millis(100), Duration::from_millis(500), Duration::from_secs(2), Duration::from_secs(5)];
 
 /// Settlements under way on a store of one's own. They share an fsync, so that eight to each is as fast as any disk wants;
 /// and the next client waits for a millisecond of them at most.
 const AT_A_TIME: usize = 8;
+
+/// How a socket's end is told in a session's record, where no close frame tells it.
+const CLIENT_CLOSED: &str = "client closed";
+const CLIENT_GONE: &str = "client gone";
+const BROWSER_CRASHED: &str = "browser crashed";
 
 /// From a browser's claim to the session's place among the live ones: far longer than it takes.
 const ADMISSION: Duration = Duration::from_secs(60);
@@ -98,8 +108,8 @@ impl Judgement {
 /// Decides what a socket's end means.
 pub async fn judge(cause: Cause, target: Target, live: &Live) -> Judgement {
     match cause {
-        Cause::ClientClosed => Judgement::Left("client closed"),
-        Cause::ClientGone => Judgement::Left("client gone"),
+        Cause::ClientClosed => Judgement::Left(CLIENT_CLOSED),
+        Cause::ClientGone => Judgement::Left(CLIENT_GONE),
         Cause::ClientFault(Violation::Protocol) => Judgement::This(Reason::of(Close::Protocol)),
         Cause::ClientFault(Violation::TooBig) => Judgement::This(Reason::of(Close::TooBig)),
         Cause::Told(close) => Judgement::This(live.told().unwrap_or(Reason::of(close))),
@@ -123,7 +133,7 @@ async fn page_gone(upstream: &Upstream) -> Judgement {
 async fn browser_gone(upstream: &Upstream) -> Reason {
     match upstream.verdict(VERDICT).await {
         Verdict::Clean => Reason::of(Close::Done),
-        Verdict::Crashed => Reason::lost("browser crashed"),
+        Verdict::Crashed => Reason::lost(BROWSER_CRASHED),
         Verdict::Unknown => Reason::lost("browser lost"),
     }
 }
@@ -148,18 +158,46 @@ impl Settling {
     }
 }
 
-/// Posts the hold of a session that has begun and lasted so long. Waits for the disk.
+/// All that a session's record may say of its end.
+pub fn causes() -> impl Iterator<Item = &'static str> {
+    Close::ALL.into_iter().map(Close::cause).chain([CLIENT_CLOSED, CLIENT_GONE, BROWSER_CRASHED])
+}
+
+/// Posts the hold of a session that has begun and lasted so long. Waits for the disk; where the ledger is away, what it is
+/// to be told is [kept](crate::owed), and the session is settled when it is back.
 pub async fn settle(gateway: &Gateway, live: &Live, lasted: Duration, outcome: Outcome) {
     let lasted = u64::try_from(lasted.as_millis()).unwrap_or(u64::MAX);
     let at = billing::Timestamp::from_millis(live.begun_at.as_millis().saturating_add(lasted));
     let (up_bytes, down_bytes) =
         (live.up_bytes.load(Ordering::Relaxed), live.down_bytes.load(Ordering::Relaxed));
     let end = End { at, outcome, up_bytes, down_bytes };
-    let posted = persist(|| post(gateway, live, end.clone())).await;
+    let first = if gateway.outage.is_away() {
+        Err(StoreError::Busy.into())
+    } else {
+        post(gateway, live, end.clone()).await
+    };
+    let posted = match first {
+        Err(Error::Store(error)) => {
+            gateway.outage.note(&error);
+            let entry =
+                Entry { at, up_bytes, down_bytes, end: Some(outcome.into()), ..live.owed_entry(live.owed()) };
+            let Err(not_kept) = gateway.owed.keep(entry) else {
+                return info!(session = %live.id, account = %live.account, "a session ended while the ledger is away; it is settled later");
+            };
+            error!(error = %not_kept, session = %live.id, "what a session came to cannot be kept for later");
+            persist(|| post(gateway, live, end.clone())).await
+        }
+        done => done,
+    };
     match posted {
         Ok(record) => {
+            gateway.owed.settled(&live.account, &live.id);
             report(&record, &outcome);
             live.note_record(record);
+        }
+        Err(Error::Refused(refused)) => {
+            gateway.owed.settled(&live.account, &live.id);
+            warn!(%refused, session = %live.id, account = %live.account, "a session was settled by another gateway, up to the last sign of life of this one");
         }
         Err(error) => {
             error!(%error, session = %live.id, "a session could not be settled; the next start will")
@@ -167,11 +205,18 @@ pub async fn settle(gateway: &Gateway, live: &Live, lasted: Duration, outcome: O
     }
 }
 
-/// A session can end before the meter has noted its beginning, so that is made sure of first.
+/// A session can end before the meter has noted its beginning, so that is made sure of first; and so it is that minutes
+/// are billed which the ledger was away for.
 async fn post(gateway: &Gateway, live: &Live, end: End) -> Result<Session, Error> {
     let _turn = gateway.settling.turn().await;
     let now = gateway.clock.now();
-    gateway.billing.begin(&live.account, &live.id, live.begun_at, now).await?;
+    match live.owed() {
+        0 => gateway.billing.begin(&live.account, &live.id, live.begun_at, now).await?,
+        owed => {
+            let progress = live.owed_entry(owed).progress();
+            drop(gateway.billing.meter(&live.account, &[progress], now).await?);
+        }
+    }
     gateway.billing.post(&live.account, &live.id, end, now).await
 }
 
@@ -199,9 +244,15 @@ pub async fn void(gateway: &Gateway, reserved: &Reserved, cause: &'static str) {
 /// The store's; the next call tries again.
 pub async fn repair(gateway: &Gateway) -> Result<(), Error> {
     let now = gateway.clock.now();
-    for session in gateway.billing.open_sessions_of(&gateway.id).await? {
+    let live = gateway.sessions.all();
+    let open = gateway.billing.open_sessions_of(&gateway.id).await?;
+    find_missing(gateway, live, &open).await?;
+    for session in open {
         let is_settled_soon = now.since(session.held_at) <= gateway.start_timeout + ADMISSION;
-        if is_settled_soon || gateway.sessions.contains(&session.account, &session.id) {
+        if is_settled_soon
+            || gateway.sessions.contains(&session.account, &session.id)
+            || gateway.owed.contains(&session.account, &session.id)
+        {
             continue;
         }
         let repaired = match session.begun_at {
@@ -222,6 +273,65 @@ pub async fn repair(gateway: &Gateway) -> Result<(), Error> {
         }
     }
     Ok(())
+}
+
+/// Looks after sessions that run here, and that the ledger does not have open.
+async fn find_missing(gateway: &Gateway, live: Vec<Arc<Live>>, open: &[Session]) -> Result<(), Error> {
+    if !gateway.billing.is_shared() {
+        return Ok(());
+    }
+    let open: HashSet<_> = open.iter().map(|session| (&session.account, &session.id)).collect();
+    for live in live {
+        if !open.contains(&(&live.account, &live.id)) {
+            recheck(gateway, &live).await?;
+        }
+    }
+    Ok(())
+}
+
+/// What becomes of a session that runs here while the ledger does not have it open: whether it goes on. Where another
+/// gateway has settled it, having taken this one for dead, it ends: it is nobody's any more. Where the store has forgotten
+/// it, after a failover or a restart that lost what was written last, it is held once more.
+///
+/// # Errors
+///
+/// The store's; nothing was done then.
+pub async fn recheck(gateway: &Gateway, live: &Live) -> Result<bool, StoreError> {
+    if live.is_ending() {
+        return Ok(true);
+    }
+    match gateway.billing.session(&live.account, &live.id).await? {
+        Some(session) if session.state.is_open() && session.gateway == gateway.id => Ok(true),
+        Some(session) => {
+            if !live.is_ending() {
+                warn!(session = %live.id, account = %live.account, state = ?session.state, "a session ends: another gateway has settled it");
+                live.end(Close::TryAgain);
+            }
+            Ok(false)
+        }
+        None => hold_again(gateway, live).await,
+    }
+}
+
+async fn hold_again(gateway: &Gateway, live: &Live) -> Result<bool, StoreError> {
+    let Some(Reserved { session: Session { account, key, id, request, .. }, .. }) = &live.reserved else {
+        live.end(Close::TryAgain);
+        return Ok(false);
+    };
+    let who = Principal { account: account.clone(), key: key.clone() };
+    let again = NewSession::named(id.clone(), request.clone());
+    match gateway.billing.hold(&who, again, &gateway.id, gateway.clock.now()).await {
+        Ok(_) | Err(HoldError::Exists(_)) => {
+            warn!(session = %id, %account, "the store had forgotten a session; it is held again");
+            Ok(true)
+        }
+        Err(HoldError::Store(error)) => Err(error),
+        Err(error) => {
+            warn!(%error, session = %id, %account, "a session ends: the store has forgotten it, and it cannot be held again");
+            live.end(close_of(&error));
+            Ok(false)
+        }
+    }
 }
 
 /// Tells of a session that another gateway had left open when it died.
@@ -250,7 +360,8 @@ async fn persist<F: Future<Output = Result<Session, Error>>>(
     command().await
 }
 
-fn report(record: &Session, outcome: &Outcome) {
+/// Tells of a session that is settled.
+pub fn report(record: &Session, outcome: &Outcome) {
     let (kind, cause) = match outcome {
         Outcome::Completed { cause } => ("completed", *cause),
         Outcome::Lost { cause } => ("lost", *cause),

@@ -25,7 +25,9 @@ pub async fn enforce(gateway: Arc<Gateway>) {
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         looks.tick().await;
-        look(&gateway).await;
+        if !gateway.outage.is_away() {
+            look(&gateway).await;
+        }
     }
 }
 
@@ -55,6 +57,7 @@ async fn suspended(gateway: &Gateway, id: AccountId) -> Option<AccountId> {
     match gateway.billing.account(&id).await {
         Ok(account) => account.is_some_and(|account| account.suspended).then_some(id),
         Err(error) => {
+            gateway.outage.note(&error);
             warn!(%error, account = %id, "whether an account is suspended could not be seen");
             None
         }

@@ -17,6 +17,8 @@ mod redis;
 mod snippet;
 mod stand_in;
 mod wait;
+mod watched;
+mod way;
 
 pub use cdp::{Cdp, Ending};
 pub use customer::{Account, Customer, Key, Session, State};
@@ -30,3 +32,5 @@ pub use redis::Redis;
 pub use snippet::{Interpreter, Snippet, Surroundings};
 pub use stand_in::StandIn;
 pub use wait::eventually;
+pub use watched::WatchedRedis;
+pub use way::Way;

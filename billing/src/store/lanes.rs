@@ -355,8 +355,7 @@ impl<L: Link> Lanes<L> {
         {
             self.link.put_key(key.hash, &Principal { account: id.clone(), key: key.id.clone() }).await?;
         }
-        let behind = change.entries.first().map_or(change.account.head.hash, |first| first.prev);
-        match self.lane(id).board(self, id, (expected, behind), Some(change)) {
+        match self.lane(id).board(self, id, (expected, behind(change)), Some(change)) {
             Some(boarded) => Ok(land(boarded).await?),
             None => Ok(Committed::Conflict),
         }
@@ -747,6 +746,11 @@ impl<L: Link> State<L> {
             self.sessions.clear();
         }
     }
+}
+
+/// The hash of the last log entry of the account that a change was decided on.
+pub(super) fn behind(change: &Change) -> Digest {
+    change.entries.first().map_or(change.account.head.hash, |first| first.prev)
 }
 
 /// Which state of an account it is.

@@ -9,7 +9,7 @@ use super::plans;
 use super::values::Wrong;
 
 /// Every setting except the plans', in the order of the documentation.
-pub(super) const NAMES: [&str; 31] = [
+pub(super) const NAMES: [&str; 33] = [
     "edge.listen",
     "edge.tls_listen",
     "edge.tls_cert",
@@ -23,6 +23,8 @@ pub(super) const NAMES: [&str; 31] = [
     "admin.listen",
     "store.url",
     "store.data_dir",
+    "store.replicas",
+    "store.outage_limit",
     "pool.provider",
     "pool.kinds",
     "pool.min_idle",

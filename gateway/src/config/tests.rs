@@ -146,7 +146,8 @@ fn mistakes_name_the_setting_what_is_wrong_and_how_to_mend_it() {
         ("edge.tls_cert", "c.pem", "edge.tls_key (UFB_EDGE_TLS_KEY): this is missing"),
         ("edge.public_url", "https://h/path", "scheme, host and port only"),
         ("edge.threads", "0", "from 1 to 1024"),
-        ("store.url", "rediss://u:hunter2@h", "this build does not speak TLS with a Redis yet"),
+        ("store.replicas", "1", "only `redis://`"),
+        ("store.url", "rediss://u:hunter2@h#insecure", "this is not a store's URL"),
         (
             "store.url",
             "redis://u:hunter2@h?x=1",

@@ -149,11 +149,7 @@ fn split_digits(text: &str) -> (&str, &str) {
 /// The text may hold a password, so that it is not repeated.
 pub(super) fn store_url(text: &str) -> Result<StoreUrl, Wrong> {
     text.parse().map_err(|invalid: InvalidStoreUrl| {
-        let problem = match text.split_once(':').map_or("", |(scheme, _)| scheme) {
-            "rediss" => "this build does not speak TLS with a Redis yet",
-            _ => "this is not a store's URL",
-        };
-        Wrong::new(problem, format!("write it like one of these: {invalid}"))
+        Wrong::new("this is not a store's URL", format!("write it like one of these: {invalid}"))
     })
 }
 

@@ -12,7 +12,9 @@ use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 
 use super::*;
-use crate::sessions::Attached;
+use crate::outage::repay_all;
+use crate::owed::Owed;
+use crate::sessions::{Attached, Sessions};
 use crate::settle::settle;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -141,30 +143,118 @@ async fn a_session_that_is_not_open_in_the_ledger_does_not_go_on() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_ledger_that_is_away_ends_no_session_within_the_minutes_that_its_price_covers() {
+async fn minutes_that_the_ledger_was_away_for_are_billed_once() {
     let bench = Bench::open().await;
     let customer = bench.prepaid(1_000_000).await;
     let session = bench.begin(&customer).await;
-    let fails_at = |minute| {
-        let due = Due { at: Instant::now(), minute, live: Arc::clone(&session.live) };
-        let starts = due.starts();
-        go_on(due, starts, Err(StoreError::Busy.into()))
-    };
-    assert_eq!(fails_at(5).map(|next| next.minute), Some(6));
-    assert!(fails_at(6).is_none());
+
+    session.goes_on_until(4 * MINUTE).await;
+    bench.gateway.outage.pretend(true);
+    session.goes_on_until(9 * MINUTE + 30 * SECOND).await;
+    assert_eq!(bench.balance(&customer).await, 990_000, "it could not be told");
+    assert_eq!(bench.gateway.owed.len(), 1);
+
+    bench.gateway.outage.pretend(false);
+    bench.repay().await;
+    assert_eq!(bench.balance(&customer).await, 990_000 - 5 * 2_000, "the sixth to the tenth have started");
+    assert!(bench.gateway.owed.is_empty());
+    session.goes_on_until(12 * MINUTE).await;
+    let record = bench.settle(session).await;
+    assert_eq!((record.minutes, record.charged), (12, Micros::new(24_000)));
+    standing_still(bench.gateway.billing.verify(&customer.account)).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_could_not_be_paid_afterwards_is_written_off_and_the_session_ends() {
+    let bench = Bench::open().await;
+    let customer = bench.prepaid(12_000).await;
+    let session = bench.begin(&customer).await;
+
+    session.goes_on_until(4 * MINUTE).await;
+    bench.gateway.outage.pretend(true);
+    session.goes_on_until(8 * MINUTE + 30 * SECOND).await;
+    bench.gateway.outage.pretend(false);
+    assert_eq!(session.told().await, Close::BalanceUsedUp);
+    assert_eq!(session.live.begun.elapsed(), 9 * MINUTE);
+
+    let record = bench.settle(session).await;
+    assert_eq!((record.minutes, record.charged), (9, Micros::new(12_000)));
+    assert_eq!((record.written_off, bench.balance(&customer).await), (Micros::new(6_000), 0));
+    assert!(bench.gateway.owed.is_empty());
+    standing_still(bench.gateway.billing.verify(&customer.account)).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_session_goes_on_for_ever_while_the_ledger_is_away() {
+    let bench = Bench::open().await;
+    let customer = bench.prepaid(1_000_000).await;
+    let session = bench.begin(&customer).await;
+
+    session.goes_on_until(MINUTE).await;
+    bench.gateway.outage.pretend(true);
     assert_eq!(session.told().await, Close::TryAgain);
+    assert_eq!(session.live.begun.elapsed(), 5 * MINUTE + bench.gateway.outage_limit);
+    bench.record_the_end(&session).await;
+
+    bench.gateway.outage.pretend(false);
+    bench.repay().await;
+    let record = bench.record(&session).await;
+    assert_eq!((record.minutes, record.charged), (15, Micros::new(10_000 + 10 * 2_000)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_that_ends_while_the_ledger_is_away_is_settled_when_it_is_back() {
+    let bench = Bench::open().await;
+    let customer = bench.prepaid(1_000_000).await;
+    let session = bench.begin(&customer).await;
+
+    session.goes_on_until(5 * MINUTE + 30 * SECOND).await;
+    bench.gateway.outage.pretend(true);
+    session.goes_on_until(7 * MINUTE + 10 * SECOND).await;
+    bench.record_the_end(&session).await;
+    assert_eq!(bench.record(&session).await.state, billing::State::Open);
+
+    // The gateway is killed here: another one finds its file.
+    let next = bench.next_gateway();
+    assert_eq!(next.adopt().unwrap(), 1);
+    for _ in 0..2 {
+        bench.repay_from(&next, &Sessions::default()).await;
+    }
+    let record = bench.record(&session).await;
+    assert_eq!((record.minutes, record.charged), (8, Micros::new(16_000)));
+    assert_eq!(record.cause.as_deref(), Some("client gone"));
+    assert_eq!(bench.balance(&customer).await, 984_000);
+    assert!(next.is_empty() && bench.next_gateway().adopt().unwrap() == 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_gateway_that_is_killed_while_the_ledger_is_away_loses_no_minute() {
+    let bench = Bench::open().await;
+    let customer = bench.prepaid(1_000_000).await;
+    let session = bench.begin(&customer).await;
+
+    session.goes_on_until(5 * MINUTE + 30 * SECOND).await;
+    bench.gateway.outage.pretend(true);
+    session.goes_on_until(7 * MINUTE + 10 * SECOND).await;
+
+    let next = bench.next_gateway();
+    assert_eq!(next.adopt().unwrap(), 1);
+    bench.repay_from(&next, &Sessions::default()).await;
+    let record = bench.record(&session).await;
+    assert_eq!((record.minutes, record.charged), (8, Micros::new(16_000)));
+    assert_eq!(record.cause.as_deref(), Some("gateway lost"));
 }
 
 /// A gateway with a ledger of its own and no browser.
 struct Bench {
     gateway: Arc<Gateway>,
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 impl Bench {
     async fn open() -> Self {
-        let (gateway, _folder) = Gateway::for_tests().await;
-        Self { gateway, _folder }
+        let (gateway, folder) = Gateway::for_tests().await;
+        Self { gateway, folder }
     }
 
     /// One who pays with a balance of so many micro-dollars.
@@ -211,7 +301,26 @@ impl Bench {
     /// Ends it now. The answer is its final record.
     async fn settle(&self, session: Running<'_>) -> Session {
         self.record_the_end(&session).await;
-        self.gateway.billing.session(&session.live.account, &session.live.id).await.unwrap().unwrap()
+        self.record(&session).await
+    }
+
+    async fn record(&self, Running { live, .. }: &Running<'_>) -> Session {
+        self.gateway.billing.session(&live.account, &live.id).await.unwrap().unwrap()
+    }
+
+    /// Tells the ledger what is owed.
+    async fn repay(&self) {
+        self.repay_from(&self.gateway.owed, &self.gateway.sessions).await;
+    }
+
+    async fn repay_from(&self, owed: &Owed, sessions: &Sessions) {
+        let Gateway { billing, clock, .. } = &*self.gateway;
+        standing_still(repay_all(owed, billing, clock, sessions)).await.unwrap();
+    }
+
+    /// What another gateway on the same data directory owes.
+    fn next_gateway(&self) -> Owed {
+        Owed::new(self.folder.path(), &billing::GatewayId::random())
     }
 
     async fn record_the_end(&self, Running { live, .. }: &Running<'_>) {

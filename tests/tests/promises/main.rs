@@ -1,6 +1,7 @@
 //! What UFBrowsers promises its customers, one module each, tried from outside: the real program, real Chromium, real
 //! client libraries.
 
+mod away;
 mod clients;
 mod crash;
 mod discovery;
@@ -9,6 +10,7 @@ mod doors;
 mod drain;
 mod elsewhere;
 mod endings;
+mod failover;
 mod flat;
 mod gateways;
 mod keeping;

@@ -14,7 +14,7 @@ use crate::ledger::{self, Answer, Change, Context, Opening};
 use crate::plan::Plan;
 use crate::request::{NewSession, SessionRequest};
 use crate::store::StoreError;
-use crate::store::lanes::Batch;
+use crate::store::lanes::{Batch, behind};
 use crate::time::Timestamp;
 
 /// A connection on which nothing but the script is run.
@@ -84,5 +84,6 @@ impl BareScript {
 
 fn alone(expected: u64, change: Arc<Change>) -> Batch {
     let account = change.account.id.clone();
-    Batch { name: format!("bare-{account}-{expected}"), account, expected, changes: vec![change] }
+    let name = format!("bare-{account}-{expected}");
+    Batch { name, account, expected, behind: behind(&change), changes: vec![change] }
 }

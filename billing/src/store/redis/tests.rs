@@ -17,6 +17,7 @@ use crate::money::Micros;
 use crate::plan::Catalogue;
 use crate::session::{End, Outcome};
 use crate::store::StoreUrl;
+use crate::store::lanes::behind;
 
 /// 2027-01-15T10:00:00Z.
 const NOW: Timestamp = Timestamp::from_millis(1_800_007_200_000);
@@ -67,10 +68,7 @@ async fn eventually<T, E: fmt::Debug>(mut attempt: impl AsyncFnMut() -> Result<T
 }
 
 fn batch(expected: u64, name: &str, changes: Vec<Arc<ledger::Change>>) -> Batch {
-    let last = |change: &Arc<ledger::Change>| {
-        change.entries.first().map_or(change.account.head.hash, |first| first.prev)
-    };
-    let behind = changes.first().map_or_else(Digest::default, last);
+    let behind = changes.first().map_or_else(Digest::default, |first| behind(first));
     Batch { name: name.to_owned(), account: "acme".parse().unwrap(), expected, behind, changes }
 }
 
