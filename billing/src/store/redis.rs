@@ -73,6 +73,12 @@ const COMMIT: &str = include_str!("commit.lua");
 
 const HOUR_MILLIS: u64 = 3_600_000;
 
+/// The words before a call's keys, and more bytes than they and a number have.
+const HEAD: usize = 3;
+const HEAD_BYTES: usize = 32;
+/// Most records are no longer than this.
+const BODY: usize = 1_024;
+
 const SEEN: &str = "ufb:{gateways}:seen";
 const BEATS: &str = "ufb:{gateways}:beats";
 
@@ -540,7 +546,12 @@ impl Call {
     }
 
     fn cmd(&self, command: &str, script: &str) -> Cmd {
-        cmd(command).arg(script).arg(self.keys.len()).arg(&self.keys).arg(&self.arguments).take()
+        // As much room as it takes, at once: it is some kilobytes, on every session's way.
+        let words = self.keys.iter().chain(&self.arguments);
+        let (count, bytes) = words.fold((0, 0), |(count, bytes), word| (count + 1, bytes + word.len()));
+        let mut call = Cmd::with_capacity(count + HEAD, bytes + HEAD_BYTES + script.len());
+        call.arg(command).arg(script).arg(self.keys.len()).arg(&self.keys).arg(&self.arguments);
+        call
     }
 }
 
@@ -616,7 +627,9 @@ fn oldest_hour(hour: Timestamp) -> Timestamp {
 }
 
 fn body(value: &impl Serialize) -> Result<String, LinkError> {
-    serde_json::to_string(value).map_err(broken)
+    let mut body = Vec::with_capacity(BODY);
+    serde_json::to_writer(&mut body, value).map_err(broken)?;
+    String::from_utf8(body).map_err(broken)
 }
 
 /// `None` where nothing is stored.
