@@ -22,7 +22,7 @@ pub(super) struct Hot {
     gateways: usize,
     of_each: usize,
     holds_per_s: f64,
-    /// The script alone, on one account and one connection, with as many calls in flight.
+    /// The script alone, on one account and one connection, with as many calls in flight as keep their order.
     script_per_s: f64,
 }
 

@@ -17,6 +17,10 @@ use crate::store::StoreError;
 use crate::store::lanes::{Batch, behind};
 use crate::time::Timestamp;
 
+/// So many find room in the connection's queue, and are put there in one turn of their task: beyond that one might overtake
+/// another, and be refused.
+const IN_ORDER: usize = 32;
+
 /// A connection on which nothing but the script is run.
 #[derive(Debug)]
 pub struct BareScript {
@@ -66,11 +70,12 @@ impl BareScript {
         Ok(BareHolds { calls })
     }
 
-    /// Sends the next `most` calls at once, and waits for all answers. How many there were.
+    /// Sends the next calls at once, at most `most` and at most [`IN_ORDER`], and waits for all answers. How many there were.
     ///
     /// # Errors
     /// When the store fails.
     pub async fn run(&self, holds: &mut BareHolds, most: usize) -> Result<usize, StoreError> {
+        let most = most.min(IN_ORDER);
         let next = holds.calls.split_off(holds.calls.len().saturating_sub(most));
         // In their order: each names the version that the one before leaves.
         let answers = try_join_all(next.iter().rev().map(|call| self.redis.connections.ask(call))).await?;
