@@ -26,6 +26,7 @@ use crate::time::Timestamp;
 use crate::usage::{self, PeriodUsage, Span};
 use crate::webhook::WebhookError;
 
+mod unsecured;
 #[cfg(test)]
 mod tests;
 
@@ -90,6 +91,7 @@ pub struct Reserved {
     pub concurrent: u32,
     /// None: it is held already.
     deferred: Option<Deferred>,
+    is_unsecured: bool,
 }
 
 /// An account and its plan, as they are at one moment.
@@ -466,7 +468,12 @@ impl Billing {
         }
         // Boxed, as in `confirm`: their futures would be the largest part of a session's that never needs them.
         let held = Box::pin(self.hold(who, new, gateway, now)).await?;
-        Ok(Reserved { session: held.session, concurrent: held.concurrent, deferred: None })
+        Ok(Reserved {
+            session: held.session,
+            concurrent: held.concurrent,
+            deferred: None,
+            is_unsecured: false,
+        })
     }
 
     fn reserve_fresh(
@@ -487,7 +494,7 @@ impl Billing {
             Some(change)
         })?;
         let (session, concurrent) = held?;
-        Some(Reserved { session, concurrent, deferred: Some(deferred) })
+        Some(Reserved { session, concurrent, deferred: Some(deferred), is_unsecured: false })
     }
 
     /// Makes sure that a reserved session is held. A repeat is free.

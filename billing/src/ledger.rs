@@ -23,11 +23,13 @@ use crate::time::{Period, Timestamp};
 use crate::usage::{Usage, Used};
 
 mod meter;
+mod unsecured;
 #[cfg(test)]
 mod tests;
 
 pub use meter::Progress;
 pub(crate) use meter::meter;
+pub(crate) use unsecured::hold_begun;
 
 /// The most keys that an account keeps, so that its record stays small on the path of every session. A revoked
 /// one makes room for a new one.
@@ -380,28 +382,9 @@ pub(crate) fn hold(
     draft.account.set_funds(funds);
     draft.account.open += 1;
     draft.record(EntryKind::Held, &Actor::Customer(key.clone()), about(&new.id, key, None));
-    let session = Session {
-        id: new.id.clone(),
-        account: account.id.clone(),
-        key: key.clone(),
-        gateway: gateway.clone(),
-        state: State::Held,
-        attempt: voided.map_or(0, |voided| voided.attempt.saturating_add(1)),
-        request: new.request.clone(),
-        terms,
-        minutes: terms.session_minutes,
-        funding,
-        charged: Micros::ZERO,
-        held_at: given.now,
-        begun_at: None,
-        ended_at: None,
-        up_bytes: 0,
-        down_bytes: 0,
-        cause: None,
-        lost: false,
-        refunded: false,
-        written_off: Micros::ZERO,
-    };
+    let attempt = voided.map_or(0, |voided| voided.attempt.saturating_add(1));
+    let session =
+        Session { attempt, ..Session::held((&account.id, key), new, gateway, (terms, funding), given.now) };
     Ok(draft.finish(match voided {
         None => SessionChange::New(session),
         Some(_) => SessionChange::Again(session),

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::id::{AccountId, GatewayId, KeyId, SessionId};
 use crate::money::Micros;
 use crate::plan::Terms;
-use crate::request::SessionRequest;
+use crate::request::{NewSession, SessionRequest};
 use crate::time::Timestamp;
 
 const MINUTE_MILLIS: u64 = 60_000;
@@ -104,6 +104,38 @@ fn is_first(attempt: &u32) -> bool {
 }
 
 impl Session {
+    /// As it is with its hold.
+    pub(crate) fn held(
+        whose: (&AccountId, &KeyId),
+        new: &NewSession,
+        gateway: &GatewayId,
+        (terms, funding): (Terms, Funding),
+        at: Timestamp,
+    ) -> Session {
+        Session {
+            id: new.id.clone(),
+            account: whose.0.clone(),
+            key: whose.1.clone(),
+            gateway: gateway.clone(),
+            state: State::Held,
+            attempt: 0,
+            request: new.request.clone(),
+            terms,
+            minutes: terms.session_minutes,
+            funding,
+            charged: Micros::ZERO,
+            held_at: at,
+            begun_at: None,
+            ended_at: None,
+            up_bytes: 0,
+            down_bytes: 0,
+            cause: None,
+            lost: false,
+            refunded: false,
+            written_off: Micros::ZERO,
+        }
+    }
+
     /// Money, from balance and overage together: what is set aside for it; once it has ended, what it cost.
     pub fn cost(&self) -> Micros {
         self.funding.balance.checked_add(self.funding.overage).unwrap_or(Micros::MAX)

@@ -295,6 +295,14 @@ impl Store {
         }
     }
 
+    /// Whose key had this hash when it was looked up lately.
+    pub(crate) fn recall(&self, key: &Digest) -> Option<Principal> {
+        match self {
+            Store::Embedded(_) => None,
+            Store::Redis(store) => store.recall(key),
+        }
+    }
+
     /// Whose key has this hash, where it is not known to be revoked.
     pub(crate) async fn principal(&self, key: Digest) -> Result<Option<Principal>, StoreError> {
         ask!(self, store => store.principal(key))

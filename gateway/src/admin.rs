@@ -77,7 +77,9 @@ async fn answer(
             text(StatusCode::SERVICE_UNAVAILABLE, "starting\n".to_owned())
         }
         (&Method::GET, "/readyz") if gateway.outage.is_away() => {
-            text(StatusCode::SERVICE_UNAVAILABLE, ledger_away(gateway))
+            let is_ready = gateway.unsecured.is_allowed();
+            let status = if is_ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+            text(status, ledger_away(gateway))
         }
         (&Method::GET, "/readyz") => text(StatusCode::OK, "ready\n".to_owned()),
         (&Method::POST, "/drain") => {
@@ -94,8 +96,9 @@ async fn answer(
 fn ledger_away(gateway: &Gateway) -> String {
     let seconds = gateway.outage.lasts().unwrap_or_default().as_secs();
     let (owed, running) = (gateway.owed.len(), gateway.sessions.len());
+    let new = if gateway.unsecured.is_allowed() { "on credit" } else { "refused" };
     format!(
-        "the ledger is away, for {seconds} s now: new sessions are refused, {running} run on, \
+        "the ledger is away, for {seconds} s now: new sessions are {new}, {running} run on, \
          {owed} are to be committed when it is back\n"
     )
 }

@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
-use billing::{ATTEMPTS_MAX, Catalogue, StoreUrl};
+use billing::{ATTEMPTS_MAX, Catalogue, Micros, StoreUrl};
 use tracing_subscriber::filter::{LevelFilter, Targets};
 
 use crate::crowd::Bounds;
@@ -38,6 +38,8 @@ const ADMIN_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST)
 const STORE_URL: &str = "sqlite:data/ledger.db";
 /// Where a gateway whose ledger is elsewhere keeps what is its own.
 const DATA_DIR: &str = "data";
+/// $1,000,000: a mistake in the unit shows.
+const MOST_EXPOSURE: u64 = 1_000_000_000_000;
 /// More than anybody keeps.
 const MOST_REPLICAS: u64 = 100;
 /// An operator who is woken has mended or replaced a Redis by then; more is not let run that perhaps nobody can pay for.
@@ -95,6 +97,8 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// How much of a session may go on while the ledger's store is away, beyond what its price covers.
     pub outage_limit: Duration,
+    /// What an account's new sessions may come to while it is away. Zero: there are none.
+    pub unsecured_exposure: Micros,
     pub pool: Pool,
     pub session: Session,
     pub events: Events,
@@ -214,6 +218,11 @@ impl Config {
             data_dir: data_dir(&mut settings, &store),
             outage_limit: settings.read("store.outage_limit", OUTAGE_LIMIT, values::duration),
             store,
+            unsecured_exposure: Micros::new(settings.read(
+                "store.unsecured_exposure",
+                0,
+                values::number::<u64, 0, MOST_EXPOSURE>,
+            )),
             pool: pool(&mut settings),
             session: session(&mut settings),
             events: Events { kept: settings.read("events.kept", EVENTS_KEPT, values::duration) },

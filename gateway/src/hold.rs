@@ -36,10 +36,12 @@ pub async fn hold(
     site: &Site<'_>,
 ) -> Result<Reserved, NotHeld> {
     if gateway.outage.is_away() {
-        return Err(Refusal::LedgerAway.into());
+        let Gateway { unsecured, owed, id, clock, .. } = gateway;
+        let on_credit = unsecured.start(owed, who, &new, id, clock.now());
+        return on_credit.ok_or(Refusal::LedgerAway.into());
     }
     let reserved = gateway.billing.reserve(who, new, &gateway.id, gateway.clock.now()).await;
-    reserved.map_err(|error| {
+    reserved.inspect(|reserved| gateway.unsecured.note(reserved)).map_err(|error| {
         if let HoldError::Store(error) = &error {
             gateway.outage.note(error);
         }

@@ -36,6 +36,7 @@ pub mod meter;
 pub mod settle;
 pub mod outage;
 pub mod owed;
+pub mod unsecured;
 pub mod sessions;
 pub mod refusal;
 pub mod api;

@@ -156,6 +156,9 @@ async fn pay(
     entry: &Entry,
 ) -> Result<(), StoreError> {
     let now = clock.now();
+    if let Err(Error::Store(error)) = entry.hold(billing, now).await {
+        return Err(error);
+    }
     let metered = billing.meter(&entry.account, &[entry.progress()], now).await?;
     if entry.end.is_none() && sessions.contains(&entry.account, &entry.session) {
         // It runs; where the ledger does not have it open, its next date will show.

@@ -11,7 +11,10 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use billing::{AccountId, End, GatewayId, Outcome, Progress, SessionId, Timestamp};
+use billing::{
+    AccountId, Billing, End, Error, GatewayId, KeyId, Micros, NewSession, Outcome, Principal, Progress,
+    Reserved, Session, SessionId, SessionRequest, Terms, Timestamp,
+};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
@@ -44,6 +47,28 @@ pub struct Entry {
     pub down_bytes: u64,
     /// How it ended at that moment. None: it ran.
     pub end: Option<Ended>,
+    /// What to hold it with, where the ledger may not have heard of it at all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hold: Option<Hold>,
+}
+
+/// A session that began [on credit](crate::unsecured).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hold {
+    key: KeyId,
+    gateway: GatewayId,
+    request: SessionRequest,
+    terms: Terms,
+}
+
+impl Hold {
+    /// None: its price is set aside.
+    #[must_use]
+    pub fn of(reserved: &Reserved) -> Option<Self> {
+        let Session { key, gateway, request, terms, .. } = &reserved.session;
+        let (key, gateway, request) = (key.clone(), gateway.clone(), request.clone());
+        reserved.is_unsecured().then_some(Self { key, gateway, request, terms: *terms })
+    }
 }
 
 /// How a session ended.
@@ -64,6 +89,25 @@ impl From<Outcome> for Ended {
 }
 
 impl Entry {
+    /// Makes sure that the ledger has it. A repeat changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// The ledger's.
+    pub async fn hold(&self, billing: &Billing, now: Timestamp) -> Result<(), Error> {
+        let Some(Hold { key, gateway, request, .. }) = &self.hold else { return Ok(()) };
+        let who = Principal { account: self.account.clone(), key: key.clone() };
+        let new = NewSession::named(self.session.clone(), request.clone());
+        billing.hold_begun(&who, &new, gateway, now).await
+    }
+
+    /// What nobody has set aside of it.
+    fn on_credit(&self) -> Micros {
+        let Some(Hold { terms, .. }) = &self.hold else { return Micros::ZERO };
+        let minutes = terms.minute_price.checked_mul(self.minutes.saturating_sub(terms.session_minutes));
+        minutes.and_then(|price| price.checked_add(terms.session_price)).unwrap_or(Micros::MAX)
+    }
+
     /// What the ledger is told of its minutes.
     #[must_use]
     pub fn progress(&self) -> Progress {
@@ -100,7 +144,7 @@ type Key = (AccountId, SessionId);
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Line {
-    Owed(Entry),
+    Owed(Box<Entry>),
     /// Nothing is owed of that session any more.
     Paid(AccountId, SessionId),
 }
@@ -184,7 +228,7 @@ impl Owed {
         if state.entries.len() >= MOST && !state.entries.contains_key(&key) {
             return Err(NotKept::Full);
         }
-        state.append(&self.path, &Line::Owed(entry.clone()))?;
+        state.append(&self.path, &Line::Owed(Box::new(entry.clone())))?;
         state.entries.insert(key, entry);
         state.tidy(&self.path);
         self.count.send_replace(state.entries.len());
@@ -225,6 +269,14 @@ impl Owed {
     #[must_use]
     pub fn entries(&self) -> Vec<Entry> {
         self.state().entries.values().cloned().collect()
+    }
+
+    /// What an account's sessions on credit come to so far.
+    #[must_use]
+    pub fn on_credit(&self, account: &AccountId) -> Micros {
+        let state = self.state();
+        let theirs = state.entries.values().filter(|entry| entry.account == *account);
+        theirs.fold(Micros::ZERO, |sum, entry| sum.checked_add(entry.on_credit()).unwrap_or(Micros::MAX))
     }
 
     /// Sessions of which something is owed.
@@ -294,7 +346,7 @@ impl State {
         let draft = path.with_extension("draft");
         let mut text = Vec::new();
         for entry in self.entries.values() {
-            serde_json::to_writer(&mut text, &Line::Owed(entry.clone()))?;
+            serde_json::to_writer(&mut text, &Line::Owed(Box::new(entry.clone())))?;
             text.push(b'\n');
         }
         fs::write(&draft, text)?;
@@ -317,7 +369,7 @@ fn read(path: &Path) -> io::Result<Vec<Entry>> {
     let mut entries = BTreeMap::new();
     for line in fs::read_to_string(path)?.lines() {
         match serde_json::from_str(line) {
-            Ok(Line::Owed(entry)) => drop(entries.insert(entry.key(), entry)),
+            Ok(Line::Owed(entry)) => drop(entries.insert(entry.key(), *entry)),
             Ok(Line::Paid(account, session)) => drop(entries.remove(&(account, session))),
             // The last one of a gateway that was killed, or whose disk was full.
             Err(error) => tracing::warn!(%error, file = %path.display(), "a line is none"),

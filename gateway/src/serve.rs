@@ -38,6 +38,7 @@ use crate::sessions::Sessions;
 use crate::settle::Settling;
 use crate::takeover::{self, Heirlooms, Inheritance, Offering, Part, Predecessor};
 use crate::token::Signer;
+use crate::unsecured::Unsecured;
 use crate::webhook::Sender;
 use crate::{admin, limits, notices, settle, suspension, tls};
 
@@ -62,6 +63,8 @@ pub struct Gateway {
     /// Whether the ledger can be reached, and what it is to be told when it can again.
     pub outage: Outage,
     pub owed: Owed,
+    /// Who may have sessions while it cannot.
+    pub unsecured: Unsecured,
     /// How much of a session the ledger may be away for.
     pub outage_limit: Duration,
     pub places: Places,
@@ -121,6 +124,7 @@ impl Gateway {
             owed: Owed::new(folder.path(), &id),
             outage: Outage::new(),
             outage_limit: Duration::from_secs(600),
+            unsecured: Unsecured::new(billing::Micros::ZERO),
             id,
             settling: Settling::of(&billing),
             billing,
@@ -362,6 +366,7 @@ async fn open(config: &Config, data_dir: &Path, succeeds: bool) -> Result<Arc<Ga
         outage: Outage::new(),
         owed,
         outage_limit: config.outage_limit,
+        unsecured: Unsecured::new(config.unsecured_exposure),
         places: Places::by_descriptors(descriptors, config.pool.max_idle.get()),
         crowd: Crowd::new(config.edge.bounds),
         public_url: config.edge.public_url.clone(),

@@ -27,6 +27,7 @@ use crate::serve::Gateway;
 use crate::sessions::{Attached, Estate, Keeper, Last, Live, Starting};
 use crate::settle::{self, Judgement, Reason, Target, judge, settle};
 use crate::splice::{Client, Standing, cut, hang_up, say_goodbye, splice};
+use crate::unsecured;
 use crate::upgrade::Handshake;
 
 /// A first reply takes about half a millisecond; a start that is put off by this much is not noticed.
@@ -146,7 +147,8 @@ async fn try_admit<'a>(
 
 /// A session of its own, by a key.
 async fn connect<'a>(call: Call<'a, '_>) -> Result<Admitted<'a>, Refusal> {
-    let who = authenticate(&call.gateway.billing, call.headers, &call.query).await?;
+    let who = authenticate(&call.gateway.billing, call.headers, &call.query).await;
+    let who = who.or_else(|refusal| unsecured::recall(call.gateway, call.headers, &call.query, refusal))?;
     let started = start(call.gateway, &who, call.query.into_session(), &call.site).await;
     let started = started.map_err(|not_held| match not_held {
         NotHeld::Refused(refusal) => refusal,
@@ -293,7 +295,16 @@ fn first_socket(started: &mut Started, page: Option<TcpStream>) -> Option<(TcpSt
 fn begin(gateway: &Gateway, started: Started) -> Arc<Live> {
     let Started { held, estate } = started;
     let max_duration = held.session.request.timeout.unwrap_or(Duration::MAX).min(gateway.limits.max_duration);
-    Arc::new(Live::new(held, max_duration, gateway.clock.now(), estate))
+    let live = Arc::new(Live::new(held, max_duration, gateway.clock.now(), estate));
+    if let Some(reserved) = live.reserved.as_ref().filter(|reserved| reserved.is_unsecured()) {
+        let kept = gateway.owed.keep(live.owed_entry(0));
+        gateway.unsecured.release(reserved);
+        if let Err(error) = kept {
+            warn!(%error, session = %live.id, "a session on credit ends: it cannot be kept for the ledger");
+            live.end(Close::TryAgain);
+        }
+    }
+    live
 }
 
 /// One socket of a session, from its 101 to its end; the last one ends the session.

@@ -273,6 +273,12 @@ impl Live {
         self.owed.load(Ordering::Relaxed)
     }
 
+    /// Whether it began on credit, so that the ledger may not have heard of it.
+    #[must_use]
+    pub fn is_unsecured(&self) -> bool {
+        self.reserved.as_ref().is_some_and(Reserved::is_unsecured)
+    }
+
     /// That minute starts, whether or not it is set aside.
     pub(crate) fn owe(&self, minute: u32) {
         self.owed.fetch_max(minute, Ordering::Relaxed);
@@ -289,7 +295,8 @@ impl Live {
         let at = Timestamp::from_millis(self.begun_at.as_millis().saturating_add(lasted.max(least)));
         let (account, session) = (self.account.clone(), self.id.clone());
         let begun_at = self.begun_at;
-        owed::Entry { account, session, begun_at, minutes, at, up_bytes, down_bytes, end: None }
+        let hold = self.reserved.as_ref().and_then(owed::Hold::of);
+        owed::Entry { account, session, begun_at, minutes, at, up_bytes, down_bytes, end: None, hold }
     }
 
     /// Asks each of its sockets for a ping that has passed nothing in so many looks.

@@ -210,6 +210,9 @@ pub async fn settle(gateway: &Gateway, live: &Live, lasted: Duration, outcome: O
 async fn post(gateway: &Gateway, live: &Live, end: End) -> Result<Session, Error> {
     let _turn = gateway.settling.turn().await;
     let now = gateway.clock.now();
+    if live.is_unsecured() {
+        live.owed_entry(0).hold(&gateway.billing, now).await?;
+    }
     match live.owed() {
         0 => gateway.billing.begin(&live.account, &live.id, live.begun_at, now).await?,
         owed => {
@@ -223,6 +226,9 @@ async fn post(gateway: &Gateway, live: &Live, end: End) -> Result<Session, Error
 /// Gives back what a session took that never began.
 pub async fn void(gateway: &Gateway, reserved: &Reserved, cause: &'static str) {
     let held = &reserved.session;
+    if reserved.is_unsecured() {
+        return gateway.unsecured.release(reserved);
+    }
     if confirm_late(gateway, reserved).await.is_err() {
         // Nothing was taken, or the ledger is away and whatever it has is repaired.
         return;
@@ -308,6 +314,12 @@ pub async fn recheck(gateway: &Gateway, live: &Live) -> Result<bool, StoreError>
                 live.end(Close::TryAgain);
             }
             Ok(false)
+        }
+        None if live.is_unsecured() => {
+            match live.owed_entry(0).hold(&gateway.billing, gateway.clock.now()).await {
+                Err(Error::Store(error)) => Err(error),
+                Ok(()) | Err(_) => Ok(true),
+            }
         }
         None => hold_again(gateway, live).await,
     }

@@ -105,11 +105,16 @@ fn owe(draft: &mut Draft<'_>, session: &mut Session, minutes: u32) {
         return;
     }
     let price = session.terms.minute_price.checked_mul(minutes - session.minutes).unwrap_or(Micros::MAX);
+    session.minutes = minutes;
+    pay_or_write_off(draft, session, price, "minutes");
+}
+
+/// Pays as far as there is anything to pay with, and writes the rest off.
+pub(super) fn pay_or_write_off(draft: &mut Draft<'_>, session: &mut Session, price: Micros, what: &str) {
     let paid = pay_what_there_is(draft, price, session);
     let lacking = price.checked_sub(paid).unwrap_or_default();
-    session.minutes = minutes;
     session.written_off = session.written_off.checked_add(lacking).unwrap_or(Micros::MAX);
-    let words = format!("{} micro-dollars of minutes without cover", lacking.get());
+    let words = format!("{} micro-dollars of {what} without cover", lacking.get());
     draft.record(EntryKind::WrittenOff, &server(session), about(&session.id, &session.key, Some(&words)));
 }
 

@@ -392,6 +392,10 @@ impl<L: Link> Lanes<L> {
         self.keys.contains_key(hash)
     }
 
+    pub(super) fn recall(&self, hash: &Digest) -> Option<Principal> {
+        self.keys.get(hash).map(|principal| principal.clone())
+    }
+
     pub(super) async fn principal(&self, hash: Digest) -> Result<Option<Principal>, StoreError> {
         let cached = self.keys.get(&hash).map(|principal| principal.clone());
         let (principal, account) = match cached {

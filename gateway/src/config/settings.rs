@@ -9,7 +9,7 @@ use super::plans;
 use super::values::Wrong;
 
 /// Every setting except the plans', in the order of the documentation.
-pub(super) const NAMES: [&str; 33] = [
+pub(super) const NAMES: [&str; 34] = [
     "edge.listen",
     "edge.tls_listen",
     "edge.tls_cert",
@@ -25,6 +25,7 @@ pub(super) const NAMES: [&str; 33] = [
     "store.data_dir",
     "store.replicas",
     "store.outage_limit",
+    "store.unsecured_exposure",
     "pool.provider",
     "pool.kinds",
     "pool.min_idle",

@@ -11,6 +11,7 @@ fn entry(session: usize, minutes: u32, end: Option<Outcome>) -> Entry {
         up_bytes: 1,
         down_bytes: 2,
         end: end.map(Ended::from),
+        hold: None,
     }
 }
 

@@ -168,6 +168,42 @@ async fn a_gateway_that_alone_lost_its_way_ends_what_others_settled_and_serves_o
     Ok(())
 }
 
+#[tokio::test]
+async fn new_sessions_are_on_credit_up_to_a_bound_where_the_operator_says_so() -> Result<()> {
+    const EXPOSURE: u64 = 25_000;
+    let (mut redis, browser) = (Redis::start().await?, StandIn::start().await?);
+    let gateway = on(&redis.url(), &browser).set("STORE_UNSECURED_EXPOSURE", EXPOSURE).start().await?;
+    // It pays for one session and a half.
+    let customer = gateway.prepaid_customer("enterprise", PRICE + PRICE / 2).await?;
+    let stranger = gateway.prepaid_customer("enterprise", FUNDS).await?;
+    gateway.connect(&customer).await?.close().await?;
+    gateway.settled(&customer).await?;
+
+    redis.kill()?;
+    eventually("it says so", async || Ok(readiness(&gateway).await?.1.contains("on credit"))).await?;
+    assert_eq!(readiness(&gateway).await?.0, 200);
+    let (mut lasting, leaving) = (gateway.connect(&customer).await?, gateway.connect(&customer).await?);
+    answers(&mut lasting).await?;
+    leaving.close().await?;
+    // A third one would be too much, and nobody knows the stranger.
+    for customer in [&customer, &stranger] {
+        let refused: Refusal = gateway.connect(customer).await.expect_err("it is refused").downcast()?;
+        assert_eq!(refused.code, "ledger_away");
+    }
+    owes(&gateway, 2).await?;
+
+    redis.start_again().await?;
+    owes(&gateway, 0).await?;
+    answers(&mut lasting).await?;
+    lasting.close().await?;
+    let account = gateway.settled(&customer).await?;
+    let mut charged: Vec<_> = account.sessions.iter().map(|session| session.charged).collect();
+    charged.sort_unstable();
+    // What was not there is written off.
+    assert_eq!((account.balance, charged), (0, vec![0, PRICE / 2, PRICE]));
+    Ok(())
+}
+
 /// Starts and ends sessions until it is told to stop. How many there were.
 async fn churn(gateway: &Gateway, customer: &Customer, stop: &AtomicBool, done: &AtomicU64) -> Result<u64> {
     let mut sessions = 0;
