@@ -229,6 +229,12 @@ fn let_start(gateway: &Gateway, due: Due) -> Option<Due> {
         live.end(Close::TryAgain);
         return None;
     }
+    let is_too_much = || !gateway.unsecured.may_go_on(&gateway.owed, &live.account, live.terms.minute_price);
+    if without_cover > 0 && live.is_unsecured() && is_too_much() {
+        warn!(session = %live.id, account = %live.account, "a session ends: its account has as much on credit as it may");
+        live.end(Close::TryAgain);
+        return None;
+    }
     match gateway.owed.keep(live.owed_entry(minute)) {
         // The price of the session covers it.
         _ if without_cover == 0 => {}

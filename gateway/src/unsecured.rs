@@ -75,6 +75,12 @@ impl Unsecured {
         Some(reserved)
     }
 
+    /// Whether a session on credit may have another minute on credit.
+    #[must_use]
+    pub fn may_go_on(&self, owed: &Owed, account: &AccountId, minute_price: Micros) -> bool {
+        owed.on_credit(account).checked_add(minute_price).is_some_and(|after| after <= self.most)
+    }
+
     /// It has begun, and is kept from here on; or it never will.
     pub fn release(&self, reserved: &Reserved) {
         let (account, price) = (&reserved.session.account, reserved.session.terms.session_price);
