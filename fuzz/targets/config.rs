@@ -29,7 +29,6 @@ fuzz_target!(|input: &str| {
         Ok(config) => {
             assert!(config.pool.min_idle <= config.pool.max_idle.get());
             assert!(config.edge.threads.get() <= 1_024);
-            let _ = config.data_dir();
         }
         Err(mistakes) => {
             assert!(!mistakes.to_string().is_empty(), "a refusal without a reason");
