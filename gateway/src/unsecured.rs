@@ -114,3 +114,60 @@ pub fn recall(
     let shown = credential(headers, query);
     shown.and_then(|shown| gateway.billing.recall(&shown)).ok_or(refusal)
 }
+
+#[cfg(test)]
+mod tests {
+    use billing::{Catalogue, KeyId, SessionRequest};
+
+    use super::*;
+    use crate::owed::{Entry, Hold};
+
+    #[test]
+    fn what_is_given_has_a_bound_in_which_its_minutes_count() {
+        let folder = tempfile::tempdir().unwrap();
+        let (gateway, now) = (GatewayId::random(), Timestamp::from_millis(1_000));
+        let owed = Owed::new(folder.path(), &gateway);
+        let who = Principal { account: AccountId::random(), key: KeyId::random() };
+        let plan = Catalogue::default().get("enterprise").unwrap().clone();
+        let terms = Terms {
+            session_price: plan.session_price,
+            session_minutes: plan.session_minutes,
+            minute_price: plan.minute_price,
+            overage: plan.overage,
+            overage_cap: plan.overage_cap,
+        };
+        let unsecured = Unsecured::new(Micros::new(25_000));
+        let fresh = || NewSession::fresh(SessionRequest::default());
+        let start = || unsecured.start(&owed, &who, &fresh(), &gateway, now);
+        assert!(start().is_none(), "nobody knows the account");
+
+        unsecured.known.insert(who.account.clone(), terms);
+        let (first, second) = (start().unwrap(), start().unwrap());
+        assert!(start().is_none(), "a third one would be too much");
+        unsecured.release(&second);
+        unsecured.release(&start().unwrap());
+
+        // The first one begins: five minutes are covered by its price, the others count.
+        let may_go_on = |minutes| {
+            let (account, session) = (who.account.clone(), first.session.id.clone());
+            let hold = Hold::of(&first);
+            let entry = Entry {
+                account,
+                session,
+                begun_at: now,
+                minutes,
+                at: now,
+                up_bytes: 0,
+                down_bytes: 0,
+                end: None,
+                hold,
+            };
+            owed.keep(entry).unwrap();
+            unsecured.may_go_on(&owed, &who.account, terms.minute_price)
+        };
+        assert!(may_go_on(0) && may_go_on(5) && may_go_on(11));
+        assert!(!may_go_on(12), "$0.024 are on credit");
+        unsecured.release(&first);
+        assert!(start().is_none());
+    }
+}
