@@ -32,7 +32,7 @@ pub struct Account {
     /// Grows by one with every change; the store compares it. Kept beside the body, not in it.
     #[serde(skip)]
     pub version: u64,
-    /// Where its owner is reached.
+    /// Where its owner is reached. Empty once it was erased.
     pub email: String,
     /// The name of its plan in the catalogue.
     pub plan: String,
@@ -70,6 +70,9 @@ pub struct Account {
     /// Whether that was told since money was last added.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub low_balance_told: bool,
+    /// When it was erased. What is personal is gone then, and nothing but its log and its figures is left.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub erased_at: Option<Timestamp>,
     /// Its API keys; of the revoked ones only the latest.
     pub keys: Vec<Key>,
     /// The last entry of its audit log.

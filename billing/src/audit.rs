@@ -239,6 +239,8 @@ pub enum EntryKind {
     /// Minutes that had started while the store was away could not be paid for; nobody is asked for them. The cause
     /// names the amount.
     WrittenOff,
+    /// What is personal was erased, and its balance given up.
+    Erased,
     /// All that is in an archive, in the place of its entries.
     OpeningBalance,
 }
@@ -261,6 +263,7 @@ impl EntryKind {
             EntryKind::LostRefund => "lost_refund",
             EntryKind::Voided => "voided",
             EntryKind::WrittenOff => "written_off",
+            EntryKind::Erased => "erased",
             EntryKind::OpeningBalance => "opening_balance",
         }
     }

@@ -232,6 +232,11 @@ impl Billing {
         Ok(Billing { shared: Arc::new(Shared { store, catalogue, limits, bells, parcels }) })
     }
 
+    /// The same on another store.
+    pub(crate) fn same_with(&self, url: &StoreUrl) -> Result<Billing, StoreError> {
+        Billing::open(url, self.shared.catalogue.clone(), self.shared.limits)
+    }
+
     /// Whether other gateways may be at work on the same store.
     pub fn is_shared(&self) -> bool {
         self.store().is_shared()
@@ -336,8 +341,11 @@ impl Billing {
         actor: Actor,
         now: Timestamp,
     ) -> Result<Account, Error> {
-        self.change_account(id, now, |account, given| Ok(ledger::suspend(account, suspended, &actor, given)))
-            .await
+        self.change_account(id, now, |account, given| {
+            ledger::alive(account)?;
+            Ok(ledger::suspend(account, suspended, &actor, given))
+        })
+        .await
     }
 
     /// Sets at which balance the owner is told that it is low; zero: never; `None`: at the price of ten sessions. Waits for
@@ -368,10 +376,11 @@ impl Billing {
         now: Timestamp,
     ) -> Result<(Key, Secret), Error> {
         let (key, secret) = Key::mint(label, now);
-        self.change_account(id, now, |account, given| {
-            ledger::create_key(account, key.clone(), &actor, given)
-        })
-        .await?;
+        let before = self.account(id).await?.ok_or(Error::NoAccount)?;
+        let after = self
+            .change_account(id, now, |account, given| ledger::create_key(account, key.clone(), &actor, given))
+            .await?;
+        self.drop_keys(&before, &after).await?;
         Ok((key, secret))
     }
 
@@ -689,7 +698,8 @@ impl Billing {
         self.store().heartbeat(gateway, now).await
     }
 
-    /// Settles every session that is held or open by a gateway other than `me`, and answers their final records.
+    /// Settles every session that is held or open by a gateway other than `me`, and answers their final records. What those
+    /// gateways had noted is forgotten.
     /// The caller has made sure that none of those gateways runs: one server has a store of this kind.
     ///
     /// # Errors
@@ -702,6 +712,9 @@ impl Billing {
                 let last_seen = self.store().last_seen(&session.gateway).await?;
                 settled.extend(self.expire(&session, last_seen, me, now).await?);
             }
+        }
+        for gateway in self.beats().await?.into_keys().filter(|gateway| gateway != me) {
+            self.forget(&gateway).await?;
         }
         Ok(settled)
     }
@@ -919,7 +932,7 @@ impl Billing {
     }
 
     /// An operator's or a customer's change to the account itself.
-    async fn change_account(
+    pub(crate) async fn change_account(
         &self,
         id: &AccountId,
         now: Timestamp,

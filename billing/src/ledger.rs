@@ -22,11 +22,13 @@ use crate::session::{End, Funding, Outcome, Session, State, started_minutes};
 use crate::time::{Period, Timestamp};
 use crate::usage::{Usage, Used};
 
+mod erase;
 mod meter;
 mod unsecured;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use erase::{alive, erase};
 pub use meter::Progress;
 pub(crate) use meter::meter;
 pub(crate) use unsecured::hold_begun;
@@ -110,6 +112,15 @@ pub enum Refused {
     /// The account has no such key.
     #[error("the account has no such key")]
     NoKey,
+    /// The account was erased.
+    #[error("the customer was erased")]
+    Erased,
+    /// An account with open sessions is not erased.
+    #[error("{0} of its sessions run")]
+    SessionsOpen(u32),
+    /// An account with money is not erased.
+    #[error("{0} is left of its balance")]
+    BalanceLeft(Micros),
     /// None of the account's keys is revoked, and there is no room for another.
     #[error("an account has at most {KEYS_MAX} keys")]
     TooManyKeys,
@@ -253,6 +264,7 @@ fn blank(id: AccountId, email: String, prepaid: bool, given: Context<'_>) -> Acc
         unusual_at: None,
         low_balance: None,
         low_balance_told: false,
+        erased_at: None,
         keys: Vec::new(),
         head: Head::default(),
     }
@@ -267,6 +279,7 @@ pub(crate) fn credit(
     actor: &Actor,
     given: Context<'_>,
 ) -> Result<Answer, Refused> {
+    alive(account)?;
     let mut draft = Draft::of(account, given);
     let balance = draft.account.balance.checked_add(amount).ok_or(Refused::OutOfRange)?;
     if amount == Micros::ZERO {
@@ -327,6 +340,7 @@ pub(crate) fn create_key(
     actor: &Actor,
     given: Context<'_>,
 ) -> Result<Answer, Refused> {
+    alive(account)?;
     check_text("label", &key.label, LABEL_MAX)?;
     let mut draft = Draft::of(account, given);
     if draft.account.keys.len() >= KEYS_MAX {

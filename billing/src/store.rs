@@ -431,6 +431,21 @@ impl Store {
         ask!(self, store => store.forget(gateway))
     }
 
+    /// Drops up to `most` records of an account's sessions that were held before `before` and have ended; their number.
+    pub(crate) async fn drop_sessions(
+        &self,
+        account: &AccountId,
+        before: Timestamp,
+        most: u32,
+    ) -> Result<u32, StoreError> {
+        ask!(self, store => store.drop_sessions(account, before, most))
+    }
+
+    /// Drops what a key is found by.
+    pub(crate) async fn drop_key(&self, hash: Digest) -> Result<(), StoreError> {
+        ask!(self, store => store.drop_key(hash))
+    }
+
     /// The entries that an account's commands led to, of those that were trimmed off its log; ordered by number.
     pub(crate) async fn sealed_commands(&self, account: &AccountId) -> Result<Vec<Entry>, StoreError> {
         ask!(self, store => store.sealed_commands(account))

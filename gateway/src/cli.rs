@@ -6,9 +6,11 @@
 
 mod archive;
 mod audit;
+mod backup;
 mod check;
 mod customer;
 mod events;
+mod export;
 mod key;
 mod migrate;
 mod output;
@@ -139,6 +141,9 @@ impl Command {
             (Action::Webhook(action), Ok(config)) => webhook::run(action, &config, output).await,
             (Action::Events { customer, what }, Ok(config)) => {
                 events::run(what, customer.as_ref(), &config, output).await
+            }
+            (Action::Store(StoreAction::Backup { file }), Ok(config)) => {
+                backup::run(&file, &config, output).await
             }
             (Action::Store(StoreAction::Migrate { from, to }), Ok(config)) => {
                 migrate::run(&from, &to, &config, output).await
@@ -337,6 +342,15 @@ enum CustomerAction {
         #[arg(value_name = "MICROS", value_parser = threshold)]
         below: Threshold,
     },
+    /// Print all that is kept of a customer, as JSON. Hashes and secrets are left out.
+    Export { id: AccountId },
+    /// Remove a customer's address, keys, webhooks and session records. Money records stay, under its id.
+    Erase {
+        id: AccountId,
+        /// Also where there is money on its balance, which is given up.
+        #[arg(long)]
+        forfeit: bool,
+    },
     /// Refuse the customer's new sessions and end those that run.
     Suspend {
         id: AccountId,
@@ -348,6 +362,8 @@ enum CustomerAction {
 
 #[derive(Debug, Subcommand)]
 enum StoreAction {
+    /// Copy a store that is a file into a new one, while gateways run, and prove the copy by replay.
+    Backup { file: PathBuf },
     /// Move everything to an empty store, while no gateway runs, and prove by replay that it arrived.
     Migrate {
         /// `sqlite:PATH` or the URL of a Redis.

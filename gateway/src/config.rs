@@ -78,6 +78,8 @@ const DRAIN_DEADLINE: Duration = Duration::from_secs(25);
 /// A page can crash its browser on purpose, so what crashes give back in a day has a bound.
 const REFUNDS_PER_DAY: u32 = 10;
 /// A quarter of a year, for whoever looks back; money is in the audit log, which is kept.
+const RECORDS_KEPT: Duration = Duration::from_secs(90 * 24 * 60 * 60);
+/// As long as what they tell of.
 const EVENTS_KEPT: Duration = Duration::from_secs(90 * 24 * 60 * 60);
 /// The events of sessions' lives, without the peers' faults.
 const LOG_LEVEL: LevelFilter = LevelFilter::INFO;
@@ -181,6 +183,8 @@ pub struct Session {
     pub drain_deadline: Duration,
     /// Lost sessions that are given back, for each account and UTC day.
     pub refunds_per_day: u32,
+    /// How long the record of one that has ended is kept.
+    pub kept: Duration,
 }
 
 /// `[events]`: what is told of accounts and sessions.
@@ -378,6 +382,7 @@ fn session(settings: &mut Settings) -> Session {
             REFUNDS_PER_DAY,
             values::number::<u32, 0, { u32::MAX as u64 }>,
         ),
+        kept: settings.read("session.kept", RECORDS_KEPT, values::duration),
     }
 }
 

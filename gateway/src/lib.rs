@@ -32,6 +32,7 @@ pub mod frame;
 mod busy_poll;
 pub mod limits;
 pub mod suspension;
+pub mod keeping;
 pub mod meter;
 pub mod settle;
 pub mod outage;

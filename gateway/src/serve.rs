@@ -40,7 +40,7 @@ use crate::takeover::{self, Heirlooms, Inheritance, Offering, Part, Predecessor}
 use crate::token::Signer;
 use crate::unsecured::Unsecured;
 use crate::webhook::Sender;
-use crate::{admin, limits, notices, settle, suspension, tls};
+use crate::{admin, keeping, limits, notices, settle, suspension, tls};
 
 /// How often this gateway notes that it lives: what it leaves behind is billed up to the last note.
 const HEARTBEAT: Duration = Duration::from_secs(5);
@@ -234,6 +234,7 @@ pub async fn serve(serve: Serve) -> Result<()> {
     tasks.spawn(outage::repay(Arc::clone(&gateway)));
     tasks.spawn(limits::enforce(Arc::clone(&gateway)));
     tasks.spawn(suspension::enforce(Arc::clone(&gateway)));
+    tasks.spawn(keeping::run(Arc::clone(&gateway), config.session.kept));
     tasks.spawn(notices::consume(Arc::clone(&gateway)));
     tasks.spawn(notices::tidy(Arc::clone(&gateway), config.events.kept));
     let sender = Arc::new(Sender::new(config.webhooks.private_targets));

@@ -1,6 +1,6 @@
 use std::fs;
 use std::net::TcpListener;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::Result;
@@ -24,6 +24,19 @@ impl Redis {
     /// It did not start.
     pub async fn start() -> Result<Self> {
         Self::in_directory(tempfile::tempdir()?, Vec::new()).await
+    }
+
+    /// Another one with what a snapshot has, as the README has it: the append-only file is begun after that was read.
+    ///
+    /// # Errors
+    ///
+    /// It did not start.
+    pub async fn restore(snapshot: &Path) -> Result<Self> {
+        let directory = tempfile::tempdir()?;
+        fs::copy(snapshot, directory.path().join("dump.rdb"))?;
+        let server = Self::in_directory(directory, ["--appendonly", "no"].map(str::to_owned).into()).await?;
+        server.ask(&["CONFIG", "SET", "appendonly", "yes"])?;
+        Ok(server)
     }
 
     /// One that also takes TLS, at the port that is answered, with a certificate for 127.0.0.1.

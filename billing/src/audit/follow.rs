@@ -76,6 +76,7 @@ impl Follow {
             | EntryKind::KeyRevoked
             | EntryKind::LowBalanceSet
             | EntryKind::Renewed
+            | EntryKind::Erased
             | EntryKind::OpeningBalance => {}
         }
         Ok(None)

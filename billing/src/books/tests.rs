@@ -19,6 +19,7 @@ use crate::sweep::Sweeper;
 mod deferred;
 mod history;
 mod moving;
+mod year;
 
 const MINUTE: u64 = 60_000;
 
@@ -118,6 +119,7 @@ macro_rules! of_every_store {
 // Behind the macro, which they use.
 mod consumers;
 mod sealing;
+mod erasing;
 
 of_every_store! {
     a_session_from_hold_to_final_record

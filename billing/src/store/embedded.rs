@@ -48,6 +48,7 @@ use journal::Journal;
 pub(crate) use journal::Noted;
 use others::Others;
 
+mod backup;
 mod flush;
 mod journal;
 mod others;

@@ -109,6 +109,16 @@ pub(crate) trait Link: fmt::Debug + Send + Sync + 'static {
         from: Timestamp,
     ) -> impl Future<Output = Result<Vec<(Timestamp, Usage)>, LinkError>> + Send;
 
+    /// Drops records of sessions that were held before `before` and have ended, up to `most`.
+    fn drop_sessions(
+        &self,
+        account: &AccountId,
+        before: Timestamp,
+        most: u32,
+    ) -> impl Future<Output = Result<u32, LinkError>> + Send;
+
+    fn drop_key(&self, hash: Digest) -> impl Future<Output = Result<(), LinkError>> + Send;
+
     /// Of those that were trimmed off the log, ordered by number.
     fn sealed_commands(
         &self,
@@ -483,6 +493,20 @@ impl<L: Link> Lanes<L> {
 
     pub(super) async fn open_sessions_of(&self, gateway: &GatewayId) -> Result<Vec<Session>, StoreError> {
         Ok(by_name(self.link.open_sessions_of(gateway).await?))
+    }
+
+    pub(super) async fn drop_sessions(
+        &self,
+        account: &AccountId,
+        before: Timestamp,
+        most: u32,
+    ) -> Result<u32, StoreError> {
+        Ok(self.link.drop_sessions(account, before, most).await?)
+    }
+
+    pub(super) async fn drop_key(&self, hash: Digest) -> Result<(), StoreError> {
+        self.keys.remove(&hash);
+        Ok(self.link.drop_key(hash).await?)
     }
 
     pub(super) async fn sealed_commands(&self, account: &AccountId) -> Result<Vec<Entry>, StoreError> {

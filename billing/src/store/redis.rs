@@ -63,6 +63,7 @@ mod parcels;
 mod put;
 mod replicas;
 mod schema;
+mod drop;
 mod trim_log;
 #[cfg(test)]
 pub(crate) mod server;
@@ -341,6 +342,19 @@ impl Link for Redis {
         rows.retain(|(start, _)| *start >= from);
         rows.sort_unstable_by_key(|(start, _)| *start);
         Ok(rows)
+    }
+
+    async fn drop_sessions(
+        &self,
+        account: &AccountId,
+        before: Timestamp,
+        most: u32,
+    ) -> Result<u32, LinkError> {
+        self.drop_ended(account, before, most).await
+    }
+
+    async fn drop_key(&self, hash: Digest) -> Result<(), LinkError> {
+        self.ask(cmd("DEL").arg(key_of(hash))).await.map(|_| ())
     }
 
     async fn sealed_commands(&self, account: &AccountId) -> Result<Vec<Entry>, LinkError> {

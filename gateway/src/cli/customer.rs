@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::config::Config;
 
 use super::output::{Failure, Output, table};
-use super::{CustomerAction, Threshold, key, store};
+use super::{CustomerAction, Threshold, export, key, store};
 
 /// What a person takes in at a glance.
 const SESSIONS_SHOWN: u32 = 20;
@@ -39,6 +39,8 @@ pub(super) async fn run(
             };
             Ok(output.print(&summary(&account), words)?)
         }
+        CustomerAction::Export { id } => export::run(&billing, &id, output).await,
+        CustomerAction::Erase { id, forfeit } => erase(&billing, &id, forfeit, output).await,
         CustomerAction::Suspend { id, lift } => suspend(&billing, &id, !lift, output).await,
     }
 }
@@ -205,8 +207,22 @@ async fn suspend(
     Ok(output.print(&summary(&account), text)?)
 }
 
+async fn erase(
+    billing: &Billing,
+    id: &AccountId,
+    forfeit: bool,
+    output: &mut Output<impl Write>,
+) -> Result<(), Failure> {
+    let account = billing.erase(id, forfeit, Actor::Operator, store::now()).await?;
+    let text = format!(
+        "{id} is erased: address, keys, webhooks and session records are gone; its audit log and usage by month stay. \
+         Backups that were made before still have them."
+    );
+    Ok(output.print(&summary(&account), text)?)
+}
+
 /// An account without its keys and sessions.
-fn summary(account: &Account) -> Value {
+pub(super) fn summary(account: &Account) -> Value {
     json!({
         "customerId": account.id,
         "email": account.email,
@@ -255,7 +271,11 @@ fn duration_ms(session: &Session) -> Option<u64> {
 }
 
 fn status(account: &Account) -> &'static str {
-    if account.suspended { "suspended" } else { "active" }
+    match account {
+        Account { erased_at: Some(_), .. } => "erased",
+        Account { suspended: true, .. } => "suspended",
+        Account { .. } => "active",
+    }
 }
 
 fn kind(account: &Account) -> &'static str {

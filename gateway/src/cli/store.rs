@@ -37,6 +37,11 @@ impl From<Error> for Failure {
             Error::Refused(Refused::NoKey) => "`ufbrowsers key list CUSTOMER` shows which it has",
             Error::Refused(Refused::TooManyKeys) => "`ufbrowsers key revoke CUSTOMER KEY` makes room",
             Error::Refused(Refused::ExistsDifferent) => "choose another --command-id",
+            Error::Refused(Refused::SessionsOpen(_)) => {
+                "`ufbrowsers customer suspend ID` ends them; then repeat this"
+            }
+            Error::Refused(Refused::BalanceLeft(_)) => "pay it back and repeat this with --forfeit",
+            Error::Refused(Refused::Erased) => "make a new customer",
             Error::Refused(Refused::Text { .. } | Refused::OutOfRange | Refused::State(_))
             | Error::NoSession
             | Error::NoPlan(_) => "nothing was changed",

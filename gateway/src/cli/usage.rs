@@ -58,7 +58,7 @@ pub(super) async fn run(
     Ok(output.print(&document, text(&periods, &total))?)
 }
 
-fn period_document(period: &PeriodUsage) -> Value {
+pub(super) fn period_document(period: &PeriodUsage) -> Value {
     let mut document = figures(&period.usage);
     document["start"] = json!(period.period.start.to_string());
     document["end"] = json!(period.period.end.to_string());

@@ -9,7 +9,7 @@ use super::plans;
 use super::values::Wrong;
 
 /// Every setting except the plans', in the order of the documentation.
-pub(super) const NAMES: [&str; 34] = [
+pub(super) const NAMES: [&str; 35] = [
     "edge.listen",
     "edge.tls_listen",
     "edge.tls_cert",
@@ -40,6 +40,7 @@ pub(super) const NAMES: [&str; 34] = [
     "session.start_timeout",
     "session.drain_deadline",
     "session.refunds_per_day",
+    "session.kept",
     "events.kept",
     "webhooks.attempts",
     "webhooks.private_targets",

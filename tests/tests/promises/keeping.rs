@@ -101,7 +101,7 @@ async fn nothing_recent_is_sealed() -> Result<()> {
 }
 
 /// The month in which all of their sessions ended.
-async fn month_of(gateway: &Gateway, customers: &[&Customer]) -> Result<String> {
+pub(crate) async fn month_of(gateway: &Gateway, customers: &[&Customer]) -> Result<String> {
     let mut months = Vec::new();
     for customer in customers {
         gateway.settled(customer).await?;

@@ -2,6 +2,7 @@
 //! client libraries.
 
 mod away;
+mod backup;
 mod clients;
 mod crash;
 mod discovery;

@@ -382,7 +382,7 @@ impl Embedded {
     }
 
     /// One transaction, which concerns no account.
-    async fn write<T>(
+    pub(super) async fn write<T>(
         &self,
         write: impl Fn(&Transaction<'_>) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {

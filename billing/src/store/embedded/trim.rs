@@ -1,12 +1,13 @@
-//! What is taken off: the older part of a log, behind an opening balance.
+//! What is taken off: the older part of a log, behind an opening balance; records whose time is over.
 
 use rusqlite::{Connection, params};
 
 use super::{ACCOUNTS_CACHED, Embedded, body, column, lock, patiently, select_account, select_bodies};
 use crate::account::Account;
-use crate::audit::Entry;
+use crate::audit::{Digest, Entry};
 use crate::id::AccountId;
 use crate::store::{Committed, StoreError, remember};
+use crate::time::Timestamp;
 
 const NEXT_VERSION: &str = "UPDATE accounts SET version = version + 1 WHERE id = ?1 AND version = ?2";
 /// A command that is given again later has to be known.
@@ -15,6 +16,10 @@ const KEEP_COMMANDS: &str = "INSERT INTO sealed_commands (account, command, body
 pub(super) const KEEP_COMMAND: &str =
     "INSERT INTO sealed_commands (account, command, body) VALUES (?1, ?2, ?3)";
 const SELECT_SEALED: &str = "SELECT body FROM sealed_commands WHERE account = ?1";
+const HAS_OLD: &str = "SELECT 1 FROM ended_sessions WHERE account = ?1 AND held_at < ?2 LIMIT 1";
+const DELETE_OLD: &str = "DELETE FROM ended_sessions WHERE rowid IN (
+    SELECT rowid FROM ended_sessions WHERE account = ?1 AND held_at < ?2 ORDER BY held_at LIMIT ?3)";
+const DELETE_KEY: &str = "DELETE FROM api_keys WHERE hash = ?1";
 const DELETE_BEFORE: &str = "DELETE FROM audit WHERE account = ?1 AND seq < ?2";
 const REPLACE: &str = "UPDATE audit SET command = NULL, body = ?3 WHERE account = ?1 AND seq = ?2";
 
@@ -47,6 +52,26 @@ impl Embedded {
             remember(&self.accounts, ACCOUNTS_CACHED, account.id.clone(), trimmed.into());
         }
         Ok(Committed::Done)
+    }
+
+    pub(in crate::store) async fn drop_sessions(
+        &self,
+        account: &AccountId,
+        before: Timestamp,
+        most: u32,
+    ) -> Result<u32, StoreError> {
+        let (id, before) = (account.as_str(), column(before.as_millis()));
+        // Mostly there are none, and nobody has to wait for a write.
+        if !self.look(|hot| Ok(hot.prepare_cached(HAS_OLD)?.exists(params![id, before])?)).await? {
+            return Ok(0);
+        }
+        let dropped = self.write(|hot| Ok(hot.execute(DELETE_OLD, params![id, before, most])?)).await?;
+        Ok(u32::try_from(dropped).unwrap_or(u32::MAX))
+    }
+
+    pub(in crate::store) async fn drop_key(&self, hash: Digest) -> Result<(), StoreError> {
+        self.keys.remove(&hash);
+        self.write(|hot| Ok(hot.execute(DELETE_KEY, [hash.as_bytes()])?)).await.map(|_| ())
     }
 
     pub(in crate::store) async fn sealed_commands(
