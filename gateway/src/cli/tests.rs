@@ -221,6 +221,24 @@ async fn the_audit_log_is_printed_and_verified() {
 }
 
 #[tokio::test]
+async fn a_customer_is_exported_and_erased() {
+    let operator = Operator::new();
+    operator.text(&format!("{CREATE} --plan starter --prepaid 1000000")).await;
+    operator.text("webhook create acme --url https://example.com/hook").await;
+    let exported: Value = serde_json::from_str(&operator.text("customer export acme").await).unwrap();
+    assert_eq!(exported["customer"]["email"], "a@example.com");
+    assert_eq!(exported["webhooks"][0]["url"], "https://example.com/hook");
+    assert_eq!(exported["auditLog"].as_array().map(Vec::len), Some(3));
+    let text = exported.to_string();
+    assert!(!text.contains("whsec_") && exported["keys"][0].get("hash").is_none(), "{text}");
+
+    assert!(operator.failure("customer erase acme").await.contains("repeat this with --forfeit"));
+    assert_eq!(operator.json("customer erase acme --forfeit").await["status"], "erased");
+    let left = operator.text("customer export acme").await;
+    assert!(!left.contains("example.com") && left.contains("balance forfeited"), "{left}");
+}
+
+#[tokio::test]
 async fn an_older_log_is_sealed_and_proved() {
     let operator = Operator::new();
     let billing = store::open(&operator.config()).unwrap();
