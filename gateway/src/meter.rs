@@ -35,6 +35,8 @@ const TOGETHER: Duration = Duration::from_secs(1);
 const RETRY: Duration = Duration::from_millis(500);
 /// Accounts that are talked about with the ledger at a time.
 const AT_WORK: usize = 1_024;
+/// Dates of sessions that have ended, beside as many as live, which are not worth a look at all of them.
+const OVER: usize = 1_024;
 /// Sessions that have begun and were not yet noted: far more than begin between two turns of the loop.
 const BEGUN: usize = 16_384;
 
@@ -122,12 +124,22 @@ impl Inbox {
                     }
                 }
                 Some(done) = at_work.join_next() => match done {
-                    Ok(again) => dues.extend(again.into_iter().map(Reverse)),
+                    Ok(again) => {
+                        dues.extend(again.into_iter().map(Reverse));
+                        if dues.len() > 2 * gateway.sessions.len() + OVER {
+                            forget_those_that_are_over(&mut dues, &gateway);
+                        }
+                    }
                     Err(panic) => error!(%panic, "sessions are not metered any more"),
                 },
             }
         }
     }
+}
+
+/// A session that has ended is kept for a date that it will not have; of many short ones that would be a minute's worth.
+fn forget_those_that_are_over(dues: &mut BinaryHeap<Reverse<Due>>, gateway: &Gateway) {
+    dues.retain(|Reverse(Due { live, .. })| gateway.sessions.contains(&live.account, &live.id));
 }
 
 /// The dates that have come or are close, by account.
