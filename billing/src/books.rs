@@ -267,7 +267,7 @@ impl Billing {
         let id = new.id.unwrap_or_else(AccountId::random);
         let opening = Opening { id, email: new.email, prepaid: new.prepaid, key };
         let change = Arc::new(ledger::open(opening, &actor, Context { plan, now })?);
-        match self.store().commit(0, &change).await? {
+        match self.store().commit(None, &change).await? {
             Committed::Done => self.ring(&change),
             Committed::Conflict | Committed::Exists => return Err(Error::AccountExists),
         }
@@ -995,7 +995,7 @@ impl Billing {
             }
             let given = Context { plan: self.plan(&account)?, now: order.now };
             let decided = match decide(&account, &sessions, given) {
-                Ok(Answer::Change(change)) => match self.store().commit(account.version, &change).await? {
+                Ok(Answer::Change(change)) => match self.store().commit(Some(&account), &change).await? {
                     Committed::Done => {
                         self.ring(&change);
                         Ok(Applied::Changed(change))

@@ -266,14 +266,23 @@ impl Store {
         ask!(self, store => store.reload(id))
     }
 
-    /// Writes a change that was decided on the account's version `expected`; 0 for an account that is new.
-    pub(crate) async fn commit(&self, expected: u64, change: &Arc<Change>) -> Result<Committed, StoreError> {
-        ask!(self, store => store.commit(expected, change))
+    /// Writes a change that was decided on an account as it was loaded; on none, where the account is new.
+    pub(crate) async fn commit(
+        &self,
+        decided_on: Option<&Arc<Account>>,
+        change: &Arc<Change>,
+    ) -> Result<Committed, StoreError> {
+        match self {
+            Store::Embedded(store) => {
+                store.commit(decided_on.map_or(0, |account| account.version), change).await
+            }
+            Store::Redis(store) => Box::pin(store.commit(decided_on, change)).await,
+        }
     }
 
     /// Whether a loaded account is the stored one, at some moment between the call and its answer. A commit finds that
     /// out by itself; an answer that changes nothing has to ask.
-    pub(crate) async fn confirm(&self, account: &Account) -> Result<bool, StoreError> {
+    pub(crate) async fn confirm(&self, account: &Arc<Account>) -> Result<bool, StoreError> {
         ask!(self, store => store.confirm(account))
     }
 

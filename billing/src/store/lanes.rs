@@ -5,6 +5,9 @@
 //! commit when that one has landed. So an account costs one round trip at a time, however many commands wait on it, and
 //! a command that meets nobody costs one round trip.
 //!
+//! What a command was decided on has to be the tip still when it joins: the same record, not one of the same version. A
+//! tip that did not come to be had a version, too, and what the next one gets by the same number is another account.
+//!
 //! When another process got in between, the store answers with the account as it is, and whoever was under way is
 //! decided anew. When no answer comes, the same commit is sent again until there is one: it names the version that it
 //! was decided on, so it is carried out once at most; and the store answers who wrote the log's entry at the place
@@ -352,27 +355,29 @@ impl<L: Link> Lanes<L> {
 
     pub(super) async fn reload(&self, id: &AccountId) -> Result<Option<Arc<Account>>, StoreError> {
         let account = self.link.account(id).await?.map(Arc::new);
-        if let Some(account) = &account {
-            self.lane(id).lock().learn(account);
-        }
-        Ok(account)
+        Ok(account.map(|account| self.lane(id).lock().learn(account)))
     }
 
-    pub(super) async fn commit(&self, expected: u64, change: &Arc<Change>) -> Result<Committed, StoreError> {
+    /// Commits a change that was decided on an account as it was loaded; on none, where it opens one.
+    pub(super) async fn commit(
+        &self,
+        decided_on: Option<&Arc<Account>>,
+        change: &Arc<Change>,
+    ) -> Result<Committed, StoreError> {
         let id = &change.account.id;
         if change.new_key
             && let Some(key) = change.account.keys.last()
         {
             self.link.put_key(key.hash, &Principal { account: id.clone(), key: key.id.clone() }).await?;
         }
-        match self.lane(id).board(self, id, (expected, behind(change)), Some(change)) {
+        match self.lane(id).board(self, id, (decided_on, Some(change))) {
             Some(boarded) => Ok(land(boarded).await?),
             None => Ok(Committed::Conflict),
         }
     }
 
-    pub(super) async fn confirm(&self, account: &Account) -> Result<bool, StoreError> {
-        match self.lane(&account.id).board(self, &account.id, (account.version, account.head.hash), None) {
+    pub(super) async fn confirm(&self, account: &Arc<Account>) -> Result<bool, StoreError> {
+        match self.lane(&account.id).board(self, &account.id, (Some(account), None)) {
             Some(boarded) => Ok(land(boarded).await? == Committed::Done),
             None => Ok(false),
         }
@@ -640,16 +645,15 @@ impl<L: Link> Lane<L> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes a command on that was decided on that version of the account, with that last entry. `None`: it has moved on.
+    /// Takes a command on with what it was decided on. `None`: that is not the tip any more.
     fn board(
         self: &Arc<Self>,
         lanes: &Lanes<L>,
         id: &AccountId,
-        decided_on: (u64, Digest),
-        change: Option<&Arc<Change>>,
+        (decided_on, change): (Option<&Arc<Account>>, Option<&Arc<Change>>),
     ) -> Option<Boarded<L>> {
         let mut state = self.lock();
-        if stamp_of(state.tip.as_deref()) != decided_on {
+        if state.tip.as_ref().map(Arc::as_ptr) != decided_on.map(Arc::as_ptr) {
             return None;
         }
         let (answer, news) = oneshot::channel();
@@ -675,15 +679,17 @@ impl<L: Link> State<L> {
         self.flying || !self.waiting.is_empty()
     }
 
-    fn tip_version(&self) -> u64 {
-        self.tip.as_ref().map_or(0, |account| account.version)
-    }
-
-    /// Takes in what was read. Not while something is under way: its answer tells more.
-    fn learn(&mut self, account: &Arc<Account>) {
-        if !self.is_busy() && self.tip_version() < account.version {
-            self.reset(Some(Arc::clone(account)));
+    /// Takes in what was read, and gives it as the lane has it. Not while something is under way: its answer tells more.
+    fn learn(&mut self, account: Arc<Account>) -> Arc<Account> {
+        let is_same = |tip: &&Arc<Account>| stamp_of(Some(tip)) == stamp_of(Some(&account));
+        let known = self.tip.as_ref().filter(|tip| !self.is_busy() && is_same(tip));
+        if let Some(known) = known {
+            return Arc::clone(known);
         }
+        if !self.is_busy() && self.tip.as_ref().is_none_or(|tip| tip.version < account.version) {
+            self.reset(Some(Arc::clone(&account)));
+        }
+        account
     }
 
     fn reset(&mut self, stored: Option<Arc<Account>>) {
@@ -741,7 +747,8 @@ impl<L: Link> State<L> {
                 }
             }
             Ok(Reply::Exists(taken)) => {
-                let stored = self.stored.take();
+                // A record of its own: what was decided on this one since has seen sessions that did not come to be.
+                let stored = self.stored.take().map(|account| Arc::new(Account::clone(&account)));
                 self.start_anew(stored, &Ok(Committed::Conflict));
                 answer_exists(passengers, taken);
             }
@@ -782,7 +789,7 @@ pub(super) fn behind(change: &Change) -> Digest {
 }
 
 /// Which state of an account it is.
-fn stamp_of(account: Option<&Account>) -> (u64, Digest) {
+pub(super) fn stamp_of(account: Option<&Account>) -> (u64, Digest) {
     account.map_or_else(Default::default, |account| (account.version, account.head.hash))
 }
 
