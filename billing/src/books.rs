@@ -21,6 +21,8 @@ use crate::money::Micros;
 use crate::plan::{Catalogue, Plan, Terms};
 use crate::request::NewSession;
 use crate::session::{End, Session, SessionCursor, State};
+#[cfg(test)]
+use crate::store::memory::Line;
 use crate::store::{Committed, Deferred, Durability, Noted, Store, StoreError, StoreUrl};
 use crate::time::Timestamp;
 use crate::usage::{self, PeriodUsage, Span};
@@ -237,6 +239,13 @@ impl Billing {
         Billing::open(url, self.shared.catalogue.clone(), self.shared.limits)
     }
 
+    /// On a server in memory.
+    #[cfg(test)]
+    pub(crate) fn over(line: Line, catalogue: Catalogue, limits: Limits) -> Billing {
+        let (bells, parcels) = Default::default();
+        Billing { shared: Arc::new(Shared { store: Store::over(line), catalogue, limits, bells, parcels }) }
+    }
+
     /// Whether other gateways may be at work on the same store.
     pub fn is_shared(&self) -> bool {
         self.store().is_shared()
@@ -440,7 +449,13 @@ impl Billing {
             Err(error) => error,
         };
         // A repeat is answered with its session, also where a new one would be refused.
-        let failed = match self.session(&who.account, &new.id).await? {
+        let (known, failed) = match (self.session(&who.account, &new.id).await, failed) {
+            (Ok(known), failed) => (known, failed),
+            // That nothing was changed now tells nothing of what was asked before.
+            (Err(_), HoldError::Store(failed)) => return Err(failed.into()),
+            (Err(error), _) => return Err(error.into()),
+        };
+        let failed = match known {
             Some(exists) if exists.state == State::Voided => {
                 match self.hold_again(who, &new, gateway, now).await {
                     Err(error) => error,

@@ -37,6 +37,8 @@ mod seal;
 mod upkeep;
 mod erase;
 mod backup;
+#[cfg(test)]
+mod simulation;
 
 pub use account::{Account, AccountType, EMAIL_MAX};
 pub use archive::{Archive, ArchiveError};

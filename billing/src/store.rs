@@ -29,9 +29,13 @@ mod embedded;
 mod lanes;
 mod parcels;
 mod redis;
+#[cfg(test)]
+pub(crate) mod memory;
 
 pub(crate) use embedded::{Deferred, Embedded, Noted};
 use lanes::Lanes;
+#[cfg(test)]
+pub(crate) use lanes::LinkError;
 use redis::Redis;
 pub use redis::RedisUrl;
 #[cfg(feature = "measure")]
@@ -171,6 +175,8 @@ pub(crate) enum Committed {
 pub(crate) enum Store {
     Embedded(Embedded),
     Redis(Lanes<Redis>),
+    #[cfg(test)]
+    Memory(Lanes<memory::Line>),
 }
 
 /// The same question for whichever store there is. What is asked of one that is a round trip away is a large future,
@@ -180,6 +186,8 @@ macro_rules! ask {
         match $self {
             Store::Embedded($store) => $question.await,
             Store::Redis($store) => Box::pin($question).await,
+            #[cfg(test)]
+            Store::Memory($store) => Box::pin($question).await,
         }
     };
 }
@@ -193,12 +201,25 @@ impl Store {
         }
     }
 
+    /// A server in memory, at the other end of a line.
+    #[cfg(test)]
+    pub(crate) fn over(line: memory::Line) -> Store {
+        Store::Memory(Lanes::new(line))
+    }
+
+    /// The embedded one, if it is that. All others are a round trip away.
+    fn embedded(&self) -> Option<&Embedded> {
+        match self {
+            Store::Embedded(store) => Some(store),
+            Store::Redis(_) => None,
+            #[cfg(test)]
+            Store::Memory(_) => None,
+        }
+    }
+
     /// Whether several gateways may have it.
     pub(crate) fn is_shared(&self) -> bool {
-        match self {
-            Store::Embedded(_) => false,
-            Store::Redis(_) => true,
-        }
+        self.embedded().is_none()
     }
 
     /// Whether it answers, and has the schema that this program knows.
@@ -219,33 +240,26 @@ impl Store {
         id: &AccountId,
         decide: impl FnOnce(&Account) -> Option<Arc<Change>>,
     ) -> Option<Deferred> {
-        match self {
-            Store::Embedded(store) => store.defer(id, decide),
-            Store::Redis(_) => None,
-        }
+        self.embedded()?.defer(id, decide)
     }
 
     /// Sessions that an earlier process may have held without a commit.
     pub(crate) fn recover(&self) -> Result<Vec<Noted>, StoreError> {
-        match self {
-            Store::Embedded(store) => store.recover(),
-            Store::Redis(_) => Ok(Vec::new()),
-        }
+        self.embedded().map_or_else(|| Ok(Vec::new()), Embedded::recover)
     }
 
     /// Those are committed.
     pub(crate) fn recovered(&self) {
-        match self {
-            Store::Embedded(store) => store.recovered(),
-            Store::Redis(_) => {}
+        if let Some(store) = self.embedded() {
+            store.recovered();
         }
     }
 
     /// Commits what was put off.
     pub(crate) async fn catch_up(&self) -> Result<(), StoreError> {
-        match self {
-            Store::Embedded(store) => store.catch_up().await,
-            Store::Redis(_) => Ok(()),
+        match self.embedded() {
+            Some(store) => store.catch_up().await,
+            None => Ok(()),
         }
     }
 
@@ -258,6 +272,8 @@ impl Store {
         match self {
             Store::Embedded(store) => store.session(account, id).await,
             Store::Redis(store) => Box::pin(store.load_session(account, id)).await,
+            #[cfg(test)]
+            Store::Memory(store) => Box::pin(store.load_session(account, id)).await,
         }
     }
 
@@ -277,6 +293,8 @@ impl Store {
                 store.commit(decided_on.map_or(0, |account| account.version), change).await
             }
             Store::Redis(store) => Box::pin(store.commit(decided_on, change)).await,
+            #[cfg(test)]
+            Store::Memory(store) => Box::pin(store.commit(decided_on, change)).await,
         }
     }
 
@@ -293,6 +311,8 @@ impl Store {
             (Store::Embedded(store), Durability::Disk) => store.synced().await,
             // What Redis has answered is as durable as its operator made it: see README.
             (Store::Redis(store), Durability::Disk) => Box::pin(store.kept()).await,
+            #[cfg(test)]
+            (Store::Memory(_), Durability::Disk) => Ok(()),
         }
     }
 
@@ -301,6 +321,8 @@ impl Store {
         match self {
             Store::Embedded(store) => store.remembers(key),
             Store::Redis(store) => store.remembers(key),
+            #[cfg(test)]
+            Store::Memory(store) => store.remembers(key),
         }
     }
 
@@ -309,6 +331,8 @@ impl Store {
         match self {
             Store::Embedded(_) => None,
             Store::Redis(store) => store.recall(key),
+            #[cfg(test)]
+            Store::Memory(store) => store.recall(key),
         }
     }
 
@@ -398,18 +422,12 @@ impl Store {
 
     /// How many streams the events are in.
     pub(crate) fn event_streams(&self) -> u16 {
-        match self {
-            Store::Embedded(_) => 1,
-            Store::Redis(_) => PARTITIONS,
-        }
+        if self.is_shared() { PARTITIONS } else { 1 }
     }
 
     /// The stream that has an account's events.
     pub(crate) fn event_stream_of(&self, account: &AccountId) -> u16 {
-        match self {
-            Store::Embedded(_) => 0,
-            Store::Redis(_) => partition(account).into(),
-        }
+        if self.is_shared() { partition(account).into() } else { 0 }
     }
 
     /// The events of a stream after a place in it, in order, each with the place behind it.

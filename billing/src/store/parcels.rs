@@ -18,6 +18,8 @@ macro_rules! ask {
                 let $store = lanes.link();
                 Ok(Box::pin($question).await?)
             }
+            #[cfg(test)]
+            Store::Memory(_) => Err(super::memory::unmade()),
         }
     };
 }

@@ -14,11 +14,15 @@ use super::*;
 use crate::money::Micros;
 use crate::reconcile::Reckoning;
 use crate::store::LIST_MAX;
+use crate::store::memory::Line;
 use crate::time::Period;
 use crate::usage::Usage;
 
 const SESSIONS: u8 = 6;
 const REFUNDS_PER_DAY: u32 = 2;
+const LIMITS: Limits = Limits { refunds_per_day: REFUNDS_PER_DAY };
+/// The last is the simulation's.
+const STORES: [&str; 3] = ["embedded", "redis", "memory"];
 const DAY: u64 = 86_400_000;
 /// Micro-dollars: a short history passes it both ways.
 const LOW: i64 = 20_000;
@@ -480,8 +484,17 @@ struct Real {
 
 impl Real {
     async fn open(url: &StoreUrl, plan: &str, prepaid: Option<u64>) -> Real {
-        let limits = Limits { refunds_per_day: REFUNDS_PER_DAY };
-        let handles = [(); 2].map(|()| Billing::open(url, plans(), limits).unwrap());
+        let handles = [(); 2].map(|()| Billing::open(url, plans(), LIMITS).unwrap());
+        Real::with(handles, plan, prepaid).await
+    }
+
+    async fn in_memory(plan: &str, prepaid: Option<u64>) -> Real {
+        let server = Arc::default();
+        let handles = [(); 2].map(|()| Billing::over(Line::to(&server), plans(), LIMITS));
+        Real::with(handles, plan, prepaid).await
+    }
+
+    async fn with(handles: [Billing; 2], plan: &str, prepaid: Option<u64>) -> Real {
         // From here on this is the process that may put commits off.
         handles[0].settle_abandoned(&gateway("me"), START).await.unwrap();
         let new = NewCustomer { prepaid: prepaid.map(Micros::new), ..customer(plan) };
@@ -739,6 +752,7 @@ async fn compare(server: &Server, (plan, prepaid): Terms, steps: &[(usize, Step)
     let mut stores = [
         Real::open(&StoreUrl::Sqlite(folder.path().join("ledger.db")), plan, prepaid).await,
         Real::open(&server.url(), plan, prepaid).await,
+        Real::in_memory(plan, prepaid).await,
     ];
     let renewals = if plan == "starter" { CALENDAR } else { ANNIVERSARIES };
     let subscription = prepaid.is_none();
@@ -757,7 +771,7 @@ async fn compare(server: &Server, (plan, prepaid): Terms, steps: &[(usize, Step)
         // A look would commit what was put off, and holds are to be decided on one another.
         let is_looked_at = !matches!(steps.get(number + 1), Some((0, Step::Hold(..))));
         let told = if is_looked_at { std::mem::take(&mut model.events) } else { Vec::new() };
-        for (store, name) in stores.iter_mut().zip(["embedded", "redis"]) {
+        for (store, name) in stores.iter_mut().zip(STORES) {
             assert_eq!(store.run(*process, step).await, verdict, "{name}, step {number}: {step:?}");
             if !is_looked_at {
                 continue;
@@ -766,7 +780,7 @@ async fn compare(server: &Server, (plan, prepaid): Terms, steps: &[(usize, Step)
             assert_eq!(store.events().await, told, "{name}, step {number}: {step:?}");
         }
     }
-    for (store, name) in stores.iter().zip(["embedded", "redis"]) {
+    for (store, name) in stores.iter().zip(STORES) {
         for by in [Span::Hour, Span::Day, Span::Month] {
             for (period, figures) in store.usage(by).await {
                 assert_eq!(figures, model.usage(period), "{name}: {by:?} {period:?}");
