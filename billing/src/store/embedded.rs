@@ -559,17 +559,20 @@ impl Embedded {
     }
 
     pub(super) async fn heartbeat(&self, gateway: &GatewayId, now: Timestamp) -> Result<(), StoreError> {
-        patiently(|| {
-            let mut hot = lock(&self.hot);
-            self.commit_deferred(&mut hot)?;
-            let transaction = self.transaction(&mut hot)?;
+        self.write(|transaction| {
             let columns = params![gateway.as_str(), column(now.as_millis())];
             transaction.prepare_cached(UPSERT_GATEWAY)?.execute(columns)?;
-            transaction.commit()?;
-            hot.others.committed();
             Ok(())
         })
-        .await
+        .await?;
+        let mut hot = lock(&self.hot);
+        if hot.deferred.is_empty()
+            && let Some(journal) = &mut hot.journal
+        {
+            // It has customers' words, whose records may be dropped from here on.
+            journal.clear();
+        }
+        Ok(())
     }
 
     pub(super) async fn last_seen(&self, gateway: &GatewayId) -> Result<Option<Timestamp>, StoreError> {

@@ -186,3 +186,21 @@ async fn a_journal_that_was_cut_off_tells_what_it_has() {
     assert_eq!(next.settle_abandoned(&gateway("next"), START).await.unwrap().len(), 1);
     next.verify(&customer.id).await.unwrap();
 }
+
+/// What a customer asked for is in it, and the record of its session may be dropped at any time.
+#[tokio::test]
+async fn a_beat_empties_the_journal() {
+    let bench = Bench::embedded();
+    let customer = bench.prepaid(1_000_000).await;
+    warm(&bench, &customer).await;
+    let reserved = reserve(&bench, &customer).await.unwrap();
+    let Place::Folder(folder) = &bench.place else { panic!("the embedded store is files") };
+    let journal = folder.path().join("ledger.db-holds");
+    assert!(fs::metadata(&journal).unwrap().len() > 0);
+    bench.billing.heartbeat(&gateway("gw"), START).await.unwrap();
+    assert_eq!(fs::metadata(&journal).unwrap().len(), 0);
+    assert_eq!(stored(&bench, &reserved).await.as_ref(), Some(&reserved.session));
+    reserve(&bench, &customer).await.unwrap();
+    let (_folder, next) = bench.killed();
+    assert_eq!(next.settle_abandoned(&gateway("next"), START).await.unwrap().len(), 2);
+}

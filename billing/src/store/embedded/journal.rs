@@ -1,7 +1,8 @@
 //! Holds that were decided and are not committed yet, so that a process that is killed in between loses none.
 //!
 //! One line each, appended by one `write`, which the end of the process survives, as a commit that nobody waits
-//! for does. Lines stay after their commit, until there are many; whoever reads them asks the database which are missing.
+//! for does. Lines stay after their commit, until the next heartbeat or until there are many; whoever reads them asks the
+//! database which are missing.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -81,7 +82,11 @@ impl Journal {
             serde_json::to_writer(&mut self.line, &held.request)?;
         }
         self.line.push(b'\n');
-        self.file.write_all(&self.line)?;
+        if let Err(error) = self.file.write_all(&self.line) {
+            // What a full disk took of it would be the beginning of the next line.
+            let _ = self.file.set_len(self.length);
+            return Err(error);
+        }
         self.length += self.line.len() as u64;
         Ok(())
     }
@@ -95,7 +100,7 @@ impl Journal {
 
     /// Empties it. Where that fails it stays as it is, and does no harm.
     pub(super) fn clear(&mut self) {
-        if self.file.set_len(0).is_ok() {
+        if self.length > 0 && self.file.set_len(0).is_ok() {
             self.length = 0;
         }
     }

@@ -5,7 +5,7 @@ use rusqlite::{Transaction, params};
 use super::trim::KEEP_COMMAND;
 use super::{
     Embedded, INSERT_ACCOUNT, INSERT_ENDED, INSERT_ENTRY, INSERT_EVENT, INSERT_KEY, INSERT_OPEN, add_to_row,
-    body, column, lock, patiently,
+    body, column,
 };
 use crate::account::Account;
 use crate::id::CommandId;
@@ -15,16 +15,7 @@ use crate::store::StoreError;
 
 impl Embedded {
     pub(in crate::store) async fn put(&self, part: Part<'_>) -> Result<(), StoreError> {
-        patiently(|| {
-            let mut hot = lock(&self.hot);
-            self.commit_deferred(&mut hot)?;
-            let transaction = self.transaction(&mut hot)?;
-            write(&transaction, part)?;
-            transaction.commit()?;
-            self.committed(&mut hot);
-            Ok(())
-        })
-        .await
+        self.write(|transaction| write(transaction, part)).await
     }
 }
 

@@ -201,3 +201,25 @@ fn caches_are_bounded() {
     remember(&cache, 5, 24, 0);
     assert_eq!(*cache.get(&24).unwrap(), 0);
 }
+
+/// A gateway that nobody uses does nothing but beat, for months.
+#[tokio::test]
+async fn beats_alone_do_not_let_the_wal_grow() {
+    const ROUNDS: u64 = 10;
+    const BEATS: u64 = 300;
+    let bench = Bench::new();
+    let gateway = GatewayId::random();
+    let size = || fs::metadata(wal_path(&bench.path())).unwrap().len();
+    let mut first = None;
+    for round in 0..ROUNDS {
+        for beat in 0..BEATS {
+            let now = Timestamp::from_millis(NOW.as_millis() + round * BEATS + beat);
+            bench.store.heartbeat(&gateway, now).await.unwrap();
+        }
+        first.get_or_insert_with(size);
+        // The disk thread comes to the second wish when it is done with all that followed the first, a checkpoint included.
+        bench.store.synced().await.unwrap();
+        bench.store.synced().await.unwrap();
+    }
+    assert!(size() < first.unwrap() * ROUNDS / 2, "{} after {:?}", size(), first);
+}
