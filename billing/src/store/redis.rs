@@ -72,6 +72,11 @@ mod tests;
 
 const COMMIT: &str = include_str!("commit.lua");
 
+/// An account and the number of its open sessions, of one moment.
+const COUNT: &str = "
+    local account = redis.call('HMGET', KEYS[1], 'v', 'b')
+    return {account[1], account[2], redis.call('SCARD', KEYS[2])}";
+
 const HOUR_MILLIS: u64 = 3_600_000;
 
 /// The words before a call's keys, and more bytes than they and a number have.
@@ -263,19 +268,16 @@ impl Link for Redis {
 
     async fn count(&self, id: &AccountId) -> Result<Option<(Account, u32)>, LinkError> {
         let space = Space::of_account(id);
-        // The sessions change with the account's version: as long as that stays, they are of one moment.
-        loop {
-            let Some(before) = self.account(id).await? else { return Ok(None) };
-            let open = self.ask(cmd("SCARD").arg(space.of("open", id.as_str()))).await?;
-            let after = self.account(id).await?;
-            match open {
-                Value::Int(open) if after.is_some_and(|after| after.version == before.version) => {
-                    return Ok(Some((before, u32::try_from(open).unwrap_or(u32::MAX))));
-                }
-                Value::Int(_) => {}
-                _ => return Err(surprise()),
-            }
-        }
+        let keys = [space.of("account", id.as_str()), space.of("open", id.as_str())];
+        let answer = self.ask(cmd("EVAL").arg(COUNT).arg(keys.len()).arg(&keys)).await?;
+        let mut answer = array(answer)?.into_iter();
+        let (Some(version), Some(body), Some(Value::Int(open))) =
+            (answer.next(), answer.next(), answer.next())
+        else {
+            return Err(surprise());
+        };
+        let open = u32::try_from(open).unwrap_or(u32::MAX);
+        Ok(account(version, body)?.map(|account| (account, open)))
     }
 
     async fn session(&self, account: &AccountId, id: &SessionId) -> Result<Option<Session>, LinkError> {
