@@ -369,8 +369,11 @@ impl Billing {
         actor: Actor,
         now: Timestamp,
     ) -> Result<Account, Error> {
-        self.change_account(id, now, |account, given| ledger::set_low_balance(account, below, &actor, given))
-            .await
+        self.change_account(id, now, |account, given| {
+            ledger::alive(account)?;
+            ledger::set_low_balance(account, below, &actor, given)
+        })
+        .await
     }
 
     /// Makes a key, whose secret is answered here and never again. Waits for the disk.

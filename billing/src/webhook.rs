@@ -17,6 +17,7 @@ use crate::books::{Billing, Error};
 use crate::delivery::{Delivery, Group, Parcel, later};
 use crate::event::{Event, EventKind};
 use crate::id::{AccountId, WebhookId};
+use crate::ledger::Refused;
 use crate::store::StoreError;
 use crate::time::Timestamp;
 
@@ -118,6 +119,9 @@ pub enum WebhookError {
     /// There is no such account.
     #[error("there is no such account")]
     NoAccount,
+    /// The account was erased.
+    #[error("the customer was erased")]
+    Erased,
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -128,6 +132,7 @@ impl From<WebhookError> for Error {
         match error {
             WebhookError::Store(error) => error.into(),
             WebhookError::NoAccount => Error::NoAccount,
+            WebhookError::Erased => Error::Refused(Refused::Erased),
             error @ (WebhookError::TooMany | WebhookError::Url | WebhookError::NoWebhook) => {
                 Error::Webhook(error)
             }
@@ -140,7 +145,8 @@ impl Billing {
     /// there are none. Waits for the disk.
     ///
     /// # Errors
-    /// [`WebhookError::TooMany`], [`WebhookError::Url`], [`WebhookError::NoAccount`], or the store's.
+    /// [`WebhookError::TooMany`], [`WebhookError::Url`], [`WebhookError::NoAccount`], [`WebhookError::Erased`], or the
+    /// store's.
     pub async fn create_webhook(
         &self,
         account: &AccountId,
@@ -150,6 +156,9 @@ impl Billing {
     ) -> Result<(Webhook, WebhookSecret), WebhookError> {
         if !(1..=URL_MAX).contains(&url.len()) {
             return Err(WebhookError::Url);
+        }
+        if self.account(account).await?.is_some_and(|account| account.erased_at.is_some()) {
+            return Err(WebhookError::Erased);
         }
         if self.webhooks(account).await?.len() >= WEBHOOKS_MAX {
             return Err(WebhookError::TooMany);

@@ -131,6 +131,8 @@ pub(super) fn next_step(error: &WebhookError) -> &'static str {
     match error {
         WebhookError::TooMany => "`ufbrowsers webhook remove CUSTOMER WEBHOOK` makes room",
         WebhookError::NoWebhook => "`ufbrowsers webhook list CUSTOMER` shows which it has",
-        WebhookError::Url | WebhookError::NoAccount | WebhookError::Store(_) => "nothing was changed",
+        WebhookError::Url | WebhookError::NoAccount | WebhookError::Erased | WebhookError::Store(_) => {
+            "nothing was changed"
+        }
     }
 }

@@ -91,6 +91,12 @@ async fn what_is_personal_goes_and_what_is_money_stays(bench: Bench) {
         billing.create_key(&id, "new".to_owned(), Actor::Operator, START).await.map(|_| ()),
         billing.suspend(&id, false, Actor::Operator, START).await.map(|_| ()),
         billing.credit(&id, Micros::new(1), CommandId::random(), Actor::Operator, START).await.map(|_| ()),
+        billing.set_low_balance(&id, Some(Micros::new(1)), Actor::Operator, START).await.map(|_| ()),
+        billing
+            .create_webhook(&id, "https://a.example.com/", &[], START)
+            .await
+            .map(|_| ())
+            .map_err(Error::from),
     ];
     for refused in refused {
         assert!(matches!(refused, Err(Error::Refused(Refused::Erased))), "{refused:?}");
