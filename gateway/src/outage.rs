@@ -167,6 +167,10 @@ async fn pay(
         }
         return Ok(());
     }
+    if !owed.owes(entry) {
+        // It ended since this was looked at: how, is kept or settled already.
+        return Ok(());
+    }
     let end = entry.end();
     match billing.post(&entry.account, &entry.session, end.clone(), now).await {
         Ok(record) => {
@@ -183,4 +187,45 @@ async fn pay(
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use billing::{Actor, NewCustomer, NewSession, Outcome, SessionRequest, State};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn how_a_session_ended_counts_and_not_that_it_had_run_before() {
+        let (gateway, _folder) = Gateway::for_tests().await;
+        let Gateway { billing, owed, clock, sessions, id, .. } = &*gateway;
+        let (email, plan) = ("a@example.com".to_owned(), "starter".to_owned());
+        let new = NewCustomer { id: None, email, plan, prepaid: None };
+        let (account, secret) = billing.create_customer(new, Actor::Operator, clock.now()).await.unwrap();
+        let who = billing.authenticate(secret.expose()).await.unwrap().unwrap();
+        let now = clock.now();
+        let new = NewSession::fresh(SessionRequest::default());
+        let held = billing.hold(&who, new, id, now).await.unwrap().session;
+        let ran = Entry {
+            account: account.id.clone(),
+            session: held.id.clone(),
+            begun_at: now,
+            minutes: 1,
+            at: now,
+            up_bytes: 0,
+            down_bytes: 0,
+            end: None,
+            hold: None,
+        };
+        let lost = Outcome::Lost { cause: crate::refusal::Close::Lost.cause() };
+        owed.keep(ran.clone()).unwrap();
+        owed.keep(Entry { end: Some(lost.into()), ..ran.clone() }).unwrap();
+
+        // Somebody had looked at what is owed before it ended.
+        pay(owed, billing, clock, sessions, &ran).await.unwrap();
+        assert_eq!(billing.session(&account.id, &held.id).await.unwrap().unwrap().state, State::Open);
+        repay_all(owed, billing, clock, sessions).await.unwrap();
+        assert!(billing.session(&account.id, &held.id).await.unwrap().unwrap().refunded);
+        assert!(owed.is_empty());
+    }
 }

@@ -247,6 +247,12 @@ impl Owed {
         true
     }
 
+    /// Whether this very entry is owed: no later one of its session has taken its place.
+    #[must_use]
+    pub fn owes(&self, entry: &Entry) -> bool {
+        self.state().entries.get(&entry.key()) == Some(entry)
+    }
+
     /// The session was settled without any of this.
     pub fn settled(&self, account: &AccountId, session: &SessionId) {
         // Nearly always nothing is owed at all.
@@ -349,9 +355,15 @@ impl State {
             serde_json::to_writer(&mut text, &Line::Owed(Box::new(entry.clone())))?;
             text.push(b'\n');
         }
-        fs::write(&draft, text)?;
+        match fs::remove_file(&draft) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        // What was opened under the old name is written on under the new one: behind the renaming nothing may fail.
+        let mut file = open(&draft)?;
+        file.write_all(&text)?;
         fs::rename(&draft, path)?;
-        self.file = Some(open(path)?);
+        self.file = Some(file);
         (self.lines, self.is_torn) = (self.entries.len(), false);
         Ok(())
     }
