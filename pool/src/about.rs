@@ -22,6 +22,8 @@ const FRESH: Duration = Duration::from_secs(60);
 const PATIENCE: Duration = Duration::from_secs(2);
 /// For a browser to come where none answers and nothing is known. One that is started takes less.
 const COMING: Duration = Duration::from_secs(10);
+/// For an answer in all, the wait for those who asked before included: all browsers that are remembered may hang.
+const ANSWER: Duration = Duration::from_secs(20);
 const VERSION_BYTES: u64 = 64 * 1024;
 /// Chromium 156 has 1.6 MB.
 const PROTOCOL_BYTES: u64 = 16 * 1024 * 1024;
@@ -62,12 +64,20 @@ impl About {
     }
 
     pub(crate) async fn version(&self) -> Result<Version, Unknown> {
+        timeout(ANSWER, self.ask_version()).await.unwrap_or(Err(Unknown))
+    }
+
+    async fn ask_version(&self) -> Result<Version, Unknown> {
         let mut said = self.said.lock().await;
         self.refresh(&mut said).await?;
         said.as_ref().map(|said| Arc::clone(&said.version)).ok_or(Unknown)
     }
 
     pub(crate) async fn protocol(&self) -> Result<Bytes, Unknown> {
+        timeout(ANSWER, self.ask_protocol()).await.unwrap_or(Err(Unknown))
+    }
+
+    async fn ask_protocol(&self) -> Result<Bytes, Unknown> {
         let mut said = self.said.lock().await;
         self.refresh(&mut said).await?;
         let said = said.as_mut().ok_or(Unknown)?;
@@ -79,14 +89,17 @@ impl About {
         Ok(protocol)
     }
 
-    /// What is stale is better than nothing.
+    /// What is stale is better than nothing, and nobody asks in vain again soon.
     async fn refresh(&self, said: &mut Option<Said>) -> Result<(), Unknown> {
         if said.as_ref().is_some_and(|said| said.at.elapsed() < FRESH) {
             return Ok(());
         }
-        let body = match (self.ask("/json/version", VERSION_BYTES).await, &said) {
+        let body = match (self.ask("/json/version", VERSION_BYTES).await, &mut *said) {
             (Some(body), _) => body,
-            (None, Some(_)) => return Ok(()),
+            (None, Some(stale)) => {
+                stale.at = Instant::now();
+                return Ok(());
+            }
             (None, None) => self.ask_or_wait("/json/version", VERSION_BYTES).await?,
         };
         let mut version: Map<_, _> = serde_json::from_slice(&body).map_err(|_| Unknown)?;
@@ -119,5 +132,20 @@ impl About {
             }
         }
         None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::future::join_all;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn many_who_ask_while_no_browser_answers_wait_together() {
+        let (about, begun) = (About::default(), Instant::now());
+        let answers = join_all((0..100).map(|_| about.version())).await;
+        assert!(answers.iter().all(Result::is_err));
+        assert!(begun.elapsed() < 2 * ANSWER, "{:?}", begun.elapsed());
     }
 }
