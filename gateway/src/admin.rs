@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::CONTENT_TYPE;
+use http::header::{CONTENT_TYPE, ORIGIN};
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Incoming;
@@ -63,6 +63,10 @@ async fn answer(
     gateway: &Gateway,
     metrics: &PrometheusHandle,
 ) -> Response<Full<Bytes>> {
+    // A page, which a browser of this machine shows, can reach this port as well; only browsers send an origin.
+    if request.headers().contains_key(ORIGIN) {
+        return text(StatusCode::FORBIDDEN, "pages have no business here\n".to_owned());
+    }
     match (request.method(), request.uri().path()) {
         (&Method::GET, "/metrics") => {
             Census::take(gateway).await.report();

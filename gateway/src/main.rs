@@ -6,11 +6,16 @@ use anyhow::Context;
 use gateway::cli::{self, Invocation, Serve};
 use gateway::config::ProcessEnvironment;
 use gateway::serve;
+use rustix::fs::Mode;
+use rustix::process::umask;
 use tracing_subscriber::fmt;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
 fn main() -> ExitCode {
+    // The ledger has what tokens and webhooks are signed with, archives and exports have customers' figures, and a browser's
+    // profile has what its customer did: all that is written is for this user alone.
+    umask(Mode::RWXG | Mode::RWXO);
     let invocation = match cli::parse(std::env::args_os(), &ProcessEnvironment) {
         Ok(invocation) => invocation,
         Err(code) => return code,

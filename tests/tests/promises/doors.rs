@@ -1,5 +1,8 @@
 //! Who comes in, and how everybody else is told why not.
 
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+
 use anyhow::{Result, ensure};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -196,6 +199,26 @@ async fn the_operators() -> Result<()> {
         // What the operator sees is not for customers.
         let refusal = refused(&gateway, Request::get(target)).await?;
         assert_ne!(refusal.status, 200, "{target}");
+    }
+    for request in [Request::get("/debug/sessions"), Request::post("/drain")] {
+        let page = request.header("Origin", "https://example.com");
+        assert_eq!(gateway.ask_admin(page).await?.status, 403);
+    }
+    assert_eq!(gateway.ask_admin(Request::get("/readyz")).await?.status, 200, "it was not drained");
+    Ok(())
+}
+
+/// The certificate that clients are told to trust is in a folder of its own.
+#[tokio::test]
+async fn what_a_gateway_writes_is_for_its_user_alone() -> Result<()> {
+    let browser = StandIn::start().await?;
+    let gateway = Gateway::builder().fixed(&browser, SESSIONS).start().await?;
+    gateway.customer("starter").await?;
+    let files: Vec<_> = fs::read_dir(gateway.data())?.collect::<Result<_, _>>()?;
+    ensure!(files.iter().any(|file| file.file_name() == "ledger.db"), "{files:?}");
+    for file in files {
+        let mode = file.metadata()?.permissions().mode();
+        assert_eq!(mode & 0o077, 0, "{}: {mode:o}", file.path().display());
     }
     Ok(())
 }
