@@ -229,7 +229,8 @@ pub async fn serve(serve: Serve) -> Result<()> {
     );
 
     let mut tasks = JoinSet::new();
-    tasks.spawn(beat(Arc::clone(&gateway), metrics.clone()));
+    tasks.spawn(beat(Arc::clone(&gateway)));
+    tasks.spawn(tend(Arc::clone(&gateway), metrics.clone()));
     tasks.spawn(outage::watch(Arc::clone(&gateway)));
     tasks.spawn(outage::repay(Arc::clone(&gateway)));
     tasks.spawn(limits::enforce(Arc::clone(&gateway)));
@@ -248,6 +249,9 @@ pub async fn serve(serve: Serve) -> Result<()> {
         Some(operator)
     };
     wait_for_warmth(&gateway, config.session.start_timeout).await;
+    if let Some(inheritance) = &inheritance {
+        inheritance.is_in_time()?;
+    }
     for number in 0..config.edge.threads.get() {
         start_edge(number, config.edge.busy_poll, doors.try_clone()?, Arc::clone(&gateway))?;
     }
@@ -452,23 +456,32 @@ fn metrics_recorder() -> Result<PrometheusHandle> {
     builder.install_recorder().context("the metrics' recorder is installed once")
 }
 
-/// What has to be done every so often: the heartbeat, the metrics' upkeep, and the repair of what was left open, by this
-/// gateway or by one that died.
-async fn beat(gateway: Arc<Gateway>, metrics: PrometheusHandle) {
+/// Notes that this gateway lives. Apart from all else that is done every so often: the others take one for dead that is
+/// silent for 15 s, and thousands of sessions that want repair may take longer.
+async fn beat(gateway: Arc<Gateway>) {
+    let mut ticks = interval(HEARTBEAT);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        gateway.clock.resync();
+        if let Err(error) = gateway.billing.heartbeat(&gateway.id, gateway.clock.now()).await {
+            gateway.outage.note(&error);
+            warn!(%error, "a heartbeat was not noted");
+        }
+    }
+}
+
+/// The upkeep of what is counted, and the repair of what was left open, by this gateway or by one that died.
+async fn tend(gateway: Arc<Gateway>, metrics: PrometheusHandle) {
     let mut ticks = interval(HEARTBEAT);
     // A look at the others that comes late must not be followed by one that comes soon.
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut sweeper = Sweeper::new(gateway.id.clone());
     loop {
         ticks.tick().await;
-        gateway.clock.resync();
         gateway.crowd.forget();
         // Histograms keep each sample until they are read or kept up.
         metrics.run_upkeep();
-        if let Err(error) = gateway.billing.heartbeat(&gateway.id, gateway.clock.now()).await {
-            gateway.outage.note(&error);
-            warn!(%error, "a heartbeat was not noted");
-        }
         if let Err(error) = settle::repair(&gateway).await {
             warn!(%error, "the ledger could not be looked through for sessions that were left open");
         }

@@ -14,19 +14,20 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use billing::GatewayId;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
-    SendFlags, recvmsg, sendmsg,
+    SendFlags, recvmsg, sendmsg, sockopt,
 };
-use rustix::process::geteuid;
+use rustix::process::{PidfdFlags, geteuid, pidfd_open};
 use serde::{Deserialize, Serialize};
 use tokio::io::AsyncReadExt;
 use tokio::net::{UnixListener, UnixStream};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 
 use crate::serve::{Gateway, Tenure};
@@ -36,6 +37,8 @@ const SOCKET: &str = "gateway.sock";
 const ANSWER: Duration = Duration::from_secs(10);
 /// From the hand-over to the word that the new process serves: it opens the store and warms a browser.
 const WARM: Duration = Duration::from_secs(120);
+/// How often it is looked whether the old process has ended that has hung up. Nobody waits for it.
+const LOOK: Duration = Duration::from_millis(50);
 /// The lock and three doors.
 const DESCRIPTORS: usize = 4;
 /// More than the offer takes.
@@ -112,6 +115,9 @@ impl Heirlooms {
 pub struct Inheritance {
     heirlooms: Heirlooms,
     predecessor: GatewayId,
+    /// None where the kernel does not tell of the old process.
+    process: Option<OwnedFd>,
+    asked: Instant,
     link: StdUnixStream,
 }
 
@@ -130,11 +136,13 @@ pub fn ask(data_dir: &Path) -> Result<Option<Inheritance>> {
         Err(error) => return Err(error).with_context(|| format!("cannot connect to {}", path.display())),
     };
     link.set_read_timeout(Some(ANSWER))?;
+    let asked = Instant::now();
+    let process = sockopt::socket_peercred(&link).and_then(|peer| pidfd_open(peer.pid, PidfdFlags::empty()));
     let received = Heirlooms::receive(&link);
     let (heirlooms, predecessor) =
         received.context("the gateway that runs does not hand its doors over; its log says why")?;
     info!(%predecessor, "taking over");
-    Ok(Some(Inheritance { heirlooms, predecessor, link }))
+    Ok(Some(Inheritance { heirlooms, predecessor, process: process.ok(), asked, link }))
 }
 
 impl Inheritance {
@@ -157,17 +165,31 @@ impl Inheritance {
         fits.then_some(listener)
     }
 
+    /// Whether the old process waits still for the word that this one serves. Later it goes on with its doors.
+    ///
+    /// # Errors
+    ///
+    /// It does not.
+    pub fn is_in_time(&self) -> Result<()> {
+        ensure!(
+            self.asked.elapsed() < WARM,
+            "this process took longer than {WARM:?} to come to serve, so the one that runs goes on; the log says what took so \
+             long, and a shorter `session.start_timeout` may help"
+        );
+        Ok(())
+    }
+
     /// Tells the old process that this one serves: it accepts no more.
     ///
     /// # Errors
     ///
     /// The reactor does not take the connection.
     pub fn serving(self) -> io::Result<Predecessor> {
-        let Self { predecessor, mut link, .. } = self;
+        let Self { predecessor, mut link, process, .. } = self;
         // If it has ended meanwhile, that is as good, and is seen below.
         let _ = link.write_all(&[SERVING]);
         link.set_nonblocking(true)?;
-        Ok(Predecessor { id: predecessor, link: UnixStream::from_std(link)? })
+        Ok(Predecessor { id: predecessor, link: UnixStream::from_std(link)?, process })
     }
 }
 
@@ -176,6 +198,7 @@ impl Inheritance {
 pub struct Predecessor {
     id: GatewayId,
     link: UnixStream,
+    process: Option<OwnedFd>,
 }
 
 impl Predecessor {
@@ -183,8 +206,17 @@ impl Predecessor {
     pub async fn gone(mut self) -> GatewayId {
         // It says nothing more, so whatever comes is its end.
         let _ = self.link.read(&mut [0]).await;
+        // One that was tired of waiting hangs up as well, and has its browsers and sessions still.
+        while self.process.as_ref().is_some_and(|process| !has_ended(process)) {
+            sleep(LOOK).await;
+        }
         self.id
     }
+}
+
+fn has_ended(process: &OwnedFd) -> bool {
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    poll(&mut [PollFd::new(process, PollFlags::IN)], Some(&now)).is_ok_and(|ended| ended > 0)
 }
 
 /// The side of the old process: the socket at which it is asked.
@@ -252,4 +284,40 @@ async fn hand_over(mut link: UnixStream, gateway: &Gateway, heirlooms: &Heirloom
         timeout(WARM, link.read(&mut word)).await.context("the new process did not come to serve in time")?;
     ensure!(read? == 1 && word[0] == SERVING, "the new process gave up");
     Ok(link)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::process::{Command, Stdio};
+
+    use rustix::process::Pid;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_process_that_hung_up_and_lives_is_not_gone() {
+        let mut old = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
+        let process = pidfd_open(Pid::from_child(&old), PidfdFlags::empty()).unwrap();
+        let (link, other) = UnixStream::pair().unwrap();
+        drop(other);
+        let process = Some(process);
+        let predecessor = Predecessor { id: GatewayId::random(), link, process };
+        let has_ended = Cell::new(false);
+        tokio::join!(
+            async {
+                predecessor.gone().await;
+                assert!(has_ended.get());
+            },
+            async {
+                // Turns in which the end of the link is noticed.
+                for _ in 0..1_000 {
+                    tokio::task::yield_now().await;
+                }
+                has_ended.set(true);
+                old.kill().unwrap();
+                old.wait().unwrap();
+            }
+        );
+    }
 }
