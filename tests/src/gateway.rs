@@ -56,13 +56,6 @@ impl Builder {
         self
     }
 
-    /// Any other variable of its environment.
-    #[must_use]
-    pub fn variable(mut self, name: &str, value: impl ToString) -> Self {
-        self.settings.push((name.to_owned(), value.to_string()));
-        self
-    }
-
     /// Takes its browsers from `browser`, `sessions` at a time.
     #[must_use]
     pub fn fixed(self, browser: &StandIn, sessions: u32) -> Self {

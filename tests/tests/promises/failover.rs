@@ -53,7 +53,7 @@ async fn a_redis_is_reached_by_tls_and_only_if_its_certificate_is_trusted() -> R
     };
     assert!(gateway().start().await.is_err(), "its certificate is nobody's");
 
-    let gateway = gateway().variable("SSL_CERT_FILE", redis.certificate().display()).start().await?;
+    let gateway = gateway().environment("SSL_CERT_FILE", redis.certificate().display()).start().await?;
     let customer = gateway.prepaid_customer("enterprise", FUNDS).await?;
     gateway.connect(&customer).await?.close().await?;
     assert_eq!(gateway.settled(&customer).await?.balance, FUNDS - PRICE);
