@@ -48,6 +48,8 @@ impl Billing {
         if fs::exists(file).map_err(failed)? {
             return Err(failed(io::Error::from(io::ErrorKind::AlreadyExists)));
         }
+        let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        fs::metadata(folder).map_err(failed)?;
         let mut unfinished = file.as_os_str().to_owned();
         unfinished.push(".unfinished");
         let unfinished = PathBuf::from(unfinished);
@@ -56,7 +58,6 @@ impl Billing {
         let accounts = self.prove_copy(&unfinished).await?;
         // Does not replace anything, as a renaming would.
         fs::hard_link(&unfinished, file).and_then(|()| remove(&unfinished)).map_err(failed)?;
-        let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
         File::open(folder).and_then(|folder| folder.sync_all()).map_err(failed)?;
         Ok(accounts)
     }

@@ -125,7 +125,7 @@ pub enum Refused {
     #[error("an account has at most {KEYS_MAX} keys")]
     TooManyKeys,
     /// An amount is zero, or a figure would leave its range.
-    #[error("the amount is zero or too great")]
+    #[error("the amount is zero, or would take a figure beyond {}", Micros::MAX)]
     OutOfRange,
     /// A text is empty or too long.
     #[error("{field} must be 1 to {limit} bytes")]

@@ -27,7 +27,7 @@ use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use billing::{AccountId, CommandId, KeyId, Micros, StoreUrl, WebhookId};
+use billing::{AccountId, CommandId, EMAIL_MAX, KeyId, LABEL_MAX, Micros, StoreUrl, WebhookId};
 use clap::{Args, Parser, Subcommand};
 
 use crate::config::{Config, Environment, Mistakes};
@@ -237,7 +237,7 @@ enum Verb {
         #[arg(required_unless_present_any = ["export", "events"])]
         customer: Option<AccountId>,
         /// Only the entries after this one.
-        #[arg(long, value_name = "SEQ", default_value_t = 0)]
+        #[arg(long, value_name = "SEQ", default_value_t = 0, value_parser = entry, allow_negative_numbers = true)]
         after: u64,
         /// Write the customer's log, or those of all, into a new file, an entry a line.
         #[arg(long, value_name = "FILE", conflicts_with = "after")]
@@ -309,13 +309,13 @@ struct Format {
 enum CustomerAction {
     /// Open an account and print its first API key.
     Create {
-        #[arg(long)]
+        #[arg(long, value_parser = email)]
         email: String,
         /// The name of a plan: starter, professional, enterprise, or one of your own.
         #[arg(long)]
         plan: String,
         /// Make a prepaid account with this balance, in micro-dollars.
-        #[arg(long, value_name = "MICROS", value_parser = micros)]
+        #[arg(long, value_name = "MICROS", value_parser = micros, allow_negative_numbers = true)]
         prepaid: Option<Micros>,
         /// The account's id; random where it is left out.
         #[arg(long)]
@@ -329,7 +329,7 @@ enum CustomerAction {
     Credit {
         id: AccountId,
         /// In micro-dollars: 1000000 is one dollar.
-        #[arg(value_name = "MICROS", value_parser = micros)]
+        #[arg(value_name = "MICROS", value_parser = micros, allow_negative_numbers = true)]
         amount: Micros,
         /// Names this credit, so that repeating it changes nothing.
         #[arg(long, value_name = "ID")]
@@ -339,7 +339,7 @@ enum CustomerAction {
     LowBalance {
         id: AccountId,
         /// In micro-dollars; 0: never; `default`: the price of ten sessions.
-        #[arg(value_name = "MICROS", value_parser = threshold)]
+        #[arg(value_name = "MICROS", value_parser = threshold, allow_negative_numbers = true)]
         below: Threshold,
     },
     /// Print all that is kept of a customer, as JSON. Hashes and secrets are left out.
@@ -400,7 +400,7 @@ enum KeyAction {
     Create {
         customer: AccountId,
         /// What the customer calls it.
-        #[arg(long, default_value = "unnamed")]
+        #[arg(long, default_value = "unnamed", value_parser = label)]
         label: String,
     },
     /// A customer's keys, without their secrets.
@@ -437,6 +437,24 @@ enum WebhookAction {
 fn setting(text: &str) -> Result<(String, String), &'static str> {
     let (name, value) = text.split_once('=').ok_or("write it as SECTION.KEY=VALUE")?;
     Ok((name.trim().to_owned(), value.to_owned()))
+}
+
+/// What no mail could be sent to is a slip. Whether it can be is for whoever sends it to see.
+fn email(text: &str) -> Result<String, String> {
+    let is_one = |(name, host): (&str, &str)| !name.is_empty() && !host.is_empty();
+    let is_plain = !text.contains(|c: char| c.is_whitespace() || c.is_control());
+    let fits = text.len() <= EMAIL_MAX && is_plain && text.rsplit_once('@').is_some_and(is_one);
+    fits.then(|| text.to_owned())
+        .ok_or_else(|| format!("write it like you@example.com, in {EMAIL_MAX} bytes at most"))
+}
+
+fn label(text: &str) -> Result<String, String> {
+    let fits = (1..=LABEL_MAX).contains(&text.len()) && !text.contains(char::is_control);
+    fits.then(|| text.to_owned()).ok_or_else(|| format!("give 1 to {LABEL_MAX} bytes of plain text"))
+}
+
+fn entry(text: &str) -> Result<u64, &'static str> {
+    text.parse().map_err(|_| "give the number of an entry, like 100")
 }
 
 /// `None`: as it is for everybody.

@@ -21,17 +21,15 @@ pub(super) async fn seal(
     output: &mut Output<impl Write>,
 ) -> Result<(), Failure> {
     let billing = store::open(config)?;
-    let customers = match customer {
-        Some(customer) => vec![store::account(&billing, customer).await?.id],
-        None => billing.accounts().await?.into_iter().map(|account| account.id).collect(),
-    };
+    let customers = store::customers(&billing, customer).await?;
     let now = store::now();
     let month = until.map_or_else(|| billing.last_to_seal(now), |month| month.period());
     let mut archives = Vec::new();
     for customer in customers {
         let by = (Actor::Operator, now);
         let sealed = billing.seal(&customer, month, folder, by).await;
-        if let Some(sealed) = sealed.map_err(|error| failed(&customer, error))? {
+        let latest = || Month::of(billing.last_to_seal(now));
+        if let Some(sealed) = sealed.map_err(|error| failed(&customer, error, &latest()))? {
             archives.push((customer, sealed));
         }
     }
@@ -62,11 +60,13 @@ fn row((customer, sealed): &(AccountId, Sealed)) -> [String; 4] {
     [customer.to_string(), sealed.first.to_string(), sealed.last.to_string(), file]
 }
 
-fn failed(customer: &AccountId, error: SealError) -> Failure {
+fn failed(customer: &AccountId, error: SealError, latest: &Month) -> Failure {
     let next = match error {
         SealError::Store(error) => return error.into(),
         SealError::NoAccount => "`ufbrowsers customer list` shows which there are",
-        SealError::TooRecent { .. } => return Failure::Usage(format!("--until: {error}")),
+        SealError::TooRecent { .. } => {
+            return Failure::Usage(format!("--until: {error}; {} is the latest month", latest.name()));
+        }
         SealError::Fault(_) => "keep the store as it is and find out who wrote to it",
         SealError::Archive(ArchiveError::File { ref source, .. }) => {
             return Failure::Failed(format!("{customer}: {error}: {source}; nothing was taken off the log"));

@@ -51,11 +51,11 @@ pub(super) async fn export(
     output: &mut Output<impl Write>,
 ) -> Result<(), Failure> {
     let billing = store::open(config)?;
-    let customers = match customer {
-        Some(customer) => vec![store::account(&billing, customer).await?.id],
-        None => billing.accounts().await?.into_iter().map(|account| account.id).collect(),
+    let customers = store::customers(&billing, customer).await?;
+    let failed = |error| {
+        let next = "name a file that does not exist, in a folder that does";
+        Failure::Failed(format!("cannot write {}: {error}; {next}", file.display()))
     };
-    let failed = |error| Failure::Failed(format!("cannot write {}: {error}", file.display()));
     let mut lines = BufWriter::new(File::create_new(file).map_err(failed)?);
     let mut count = 0_u64;
     for customer in &customers {

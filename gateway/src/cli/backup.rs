@@ -16,6 +16,7 @@ pub(super) async fn run(
     config: &Config,
     output: &mut Output<impl Write>,
 ) -> Result<(), Failure> {
+    store::exists(&config.store)?;
     let billing = store::open(config)?;
     let customers = billing.back_up(file).await.map_err(failed)?;
     let document = json!({ "file": file.display().to_string(), "customers": customers });

@@ -5,13 +5,14 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use billing::{Billing, Limits, MoveError, StoreUrl};
+use billing::{Billing, Limits, MoveError, StoreError, StoreUrl};
 use serde_json::json;
 
 use crate::config::Config;
 use crate::serve;
 
 use super::output::{Failure, Output};
+use super::store;
 
 /// Two heartbeats of a gateway, and some time.
 const WATCH: Duration = Duration::from_secs(11);
@@ -25,12 +26,19 @@ pub(super) async fn run(
     if from == to {
         return Err(Failure::Usage("both are the same store; name another one to move to".to_owned()));
     }
+    store::exists(from)?;
     let _locks = lock_out_gateways([from, to], config)?;
     let limits = Limits { refunds_per_day: config.session.refunds_per_day };
-    let open = |url| Billing::open(url, config.plans.clone(), limits);
+    let fails = |url: &StoreUrl| {
+        let url = url.to_string();
+        move |error: StoreError| {
+            Failure::Failed(format!("{url}: {}; nothing was moved", store::with_causes(&error)))
+        }
+    };
+    let open = |url| Billing::open(url, config.plans.clone(), limits).map_err(fails(url));
     let (source, target) = (open(from)?, open(to)?);
     for (url, billing) in [(from, &source), (to, &target)] {
-        if billing.is_shared() && billing.is_in_use(WATCH).await? {
+        if billing.is_shared() && billing.is_in_use(WATCH).await.map_err(fails(url))? {
             return Err(Failure::Failed(format!(
                 "a gateway runs on {url}: stop it first; nothing was moved"
             )));

@@ -18,6 +18,14 @@ pub(super) async fn run(
     config: &Config,
     output: &mut Output<impl Write>,
 ) -> Result<(), Failure> {
+    let now = store::now();
+    if month.period.start > now {
+        let this = Month::of(Period::calendar_month(now));
+        return Err(Failure::Usage(format!(
+            "--month {}: it has not begun; {} is the latest",
+            month.name, this.name
+        )));
+    }
     let billing = store::open(config)?;
     let archives = Archive::by_account(archives).map_err(|error| archive::unreadable(&error))?;
     let mut customers = Vec::new();
@@ -42,6 +50,16 @@ pub(super) struct Month {
 }
 
 impl Month {
+    /// One that begins at a time of day when the text of an instant begins with it.
+    pub(super) fn of(period: Period) -> Self {
+        let name = period.start.to_string().chars().take("YYYY-MM".len()).collect();
+        Self { name, period }
+    }
+
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
     pub(super) fn period(&self) -> Period {
         self.period
     }

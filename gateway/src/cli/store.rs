@@ -2,7 +2,7 @@
 
 use std::time::SystemTime;
 
-use billing::{Account, AccountId, Billing, Error, Limits, Refused, StoreError, Timestamp};
+use billing::{Account, AccountId, Billing, Error, Limits, Refused, StoreError, StoreUrl, Timestamp};
 
 use crate::config::Config;
 
@@ -20,6 +20,27 @@ pub(super) fn now() -> Timestamp {
 /// The customer's account.
 pub(super) async fn account(billing: &Billing, id: &AccountId) -> Result<Account, Failure> {
     billing.account(id).await?.ok_or_else(|| Error::NoAccount.into())
+}
+
+/// The ids of all customers, or the one that was named.
+pub(super) async fn customers(
+    billing: &Billing,
+    customer: Option<&AccountId>,
+) -> Result<Vec<AccountId>, Failure> {
+    Ok(match customer {
+        Some(customer) => vec![account(billing, customer).await?.id],
+        None => billing.accounts().await?.into_iter().map(|account| account.id).collect(),
+    })
+}
+
+/// A store that is read as a whole has to be there: opening makes one where there is none, and an empty one is whole, too.
+pub(super) fn exists(url: &StoreUrl) -> Result<(), Failure> {
+    match url {
+        StoreUrl::Sqlite(file) if !file.exists() => {
+            Err(Failure::Failed(format!("there is no store at {url}; name the one that there is")))
+        }
+        StoreUrl::Sqlite(_) | StoreUrl::Redis(_) => Ok(()),
+    }
 }
 
 impl From<StoreError> for Failure {
@@ -53,8 +74,11 @@ impl From<Error> for Failure {
     }
 }
 
-/// An error and what is behind it.
+/// An error and what is behind it. Some say themselves what is behind them.
 pub(super) fn with_causes(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(Some(error), |error| error.source());
-    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+    let causes = std::iter::successors(error.source(), |error| error.source());
+    causes.fold(error.to_string(), |words, cause| {
+        let cause = cause.to_string();
+        if words.ends_with(&cause) { words } else { format!("{words}: {cause}") }
+    })
 }

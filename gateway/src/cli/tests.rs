@@ -72,7 +72,13 @@ fn a_wrong_command_line_is_a_usage_error() {
         "customer credit acme 0.5",
         "customer credit acme 1000000000000000",
         "customer show a/b",
+        "customer create --email nonsense --plan starter",
+        "customer create --email @example.com --plan starter",
+        "customer create --email a@example.com --plan starter --prepaid -5",
+        "customer low-balance acme -1",
+        "key create acme --label \u{7}",
         "audit",
+        "audit acme --after -1",
     ];
     for line in lines {
         let words = ["ufbrowsers"].into_iter().chain(line.split_whitespace()).map(OsString::from);
@@ -274,6 +280,36 @@ async fn an_older_log_is_sealed_and_proved() {
     operator
         .text(&format!("reconcile --month 2020-09 --archive {first} --archive {}", second.display()))
         .await;
+}
+
+#[tokio::test]
+async fn what_is_not_there_is_not_taken_for_empty() {
+    let operator = Operator::new();
+    let folder = operator.0.path().display();
+    for line in [
+        format!("store backup {folder}/backup.db"),
+        format!("store migrate sqlite:{folder}/ledger.db sqlite:{folder}/new.db"),
+    ] {
+        let failure = operator.failure(&line).await;
+        assert!(failure.contains("there is no store at sqlite:"), "{failure}");
+        assert_eq!(fs::read_dir(operator.0.path()).unwrap().count(), 0, "{line} leaves nothing");
+    }
+    operator.text(&format!("{CREATE} --plan starter")).await;
+    let cases = [
+        (format!("store backup {folder}/nowhere/backup.db"), "in a folder that does"),
+        (format!("audit --export {folder}/ledger.db"), "name a file that does not exist"),
+        ("reconcile --month 2999-01".to_owned(), "it has not begun"),
+        (format!("archive seal --until 2999-01 --into {folder}"), " is the latest month"),
+        (format!("webhook create acme --url https://example.com/{}", "a".repeat(2_000)), "2000 is the most"),
+        (
+            format!("store migrate sqlite:{folder}/ledger.db redis://127.0.0.1:1"),
+            "redis://127.0.0.1:1: the store",
+        ),
+    ];
+    for (line, words) in cases {
+        let failure = operator.failure(&line).await;
+        assert!(failure.contains(words), "{line}: {failure}");
+    }
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::time::Duration;
 
-use billing::{AccountId, Billing, Error, EventKind, NOTICES, Webhook, WebhookError, WebhookSecret};
+use billing::{AccountId, Billing, Error, EventKind, NOTICES, URL_MAX, Webhook, WebhookError, WebhookSecret};
 use serde_json::{Value, json};
 
 use crate::config::Config;
@@ -56,6 +56,9 @@ async fn create(
 ) -> Result<(), Failure> {
     if let Err(bad) = Target::parse(url, config.webhooks.private_targets) {
         return Err(Failure::Usage(format!("--url {url}: {bad}; write it like https://example.com/hook")));
+    }
+    if url.len() > URL_MAX {
+        return Err(Failure::Usage(format!("--url: it has {} bytes; {URL_MAX} is the most", url.len())));
     }
     let events = events.iter().map(|name| kind(name)).collect::<Result<Vec<_>, _>>()?;
     let created = billing.create_webhook(customer, url, &events, store::now()).await;
