@@ -3,8 +3,8 @@
 //! A gateway listens on a Unix socket in its data directory. A new one that was told to asks there, and is handed the
 //! listening sockets and the directory's lock. It opens the store, warms browsers of its own, and says when it serves;
 //! until then nothing has changed for the old one. Then the old one accepts no more, answers who came in before, and
-//! drains. What nobody had accepted waits in the sockets' queues, which both processes have. The old one's end is the end
-//! of the connection between the two; then the new one clears away what it may have left.
+//! drains. What nobody had accepted waits in the sockets' queues, which both processes have. When the
+//! connection between the two has ended, and the old process, the new one clears away what it may have left.
 
 use std::fs;
 use std::io::{self, IoSlice, IoSliceMut, Write};
