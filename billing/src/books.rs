@@ -12,7 +12,7 @@ use crate::archive::ArchiveError;
 use crate::audit::{Actor, Entry, Fault, Verified};
 use crate::delivery::Group;
 use crate::event::{Bell, Cursor, Event};
-use crate::id::{AccountId, CommandId, GatewayId, KeyId, SessionId};
+use crate::id::{AccountId, CommandId, GatewayId, HoldId, HoldIds, KeyId, SessionId};
 use crate::key::{Key, Principal, Secret, SigningKey};
 use crate::ledger::{
     self, Answer, Change, Context, NotExtended, Opening, Progress, Refusal, Refused, SessionChange,
@@ -20,7 +20,7 @@ use crate::ledger::{
 use crate::money::Micros;
 use crate::plan::{Catalogue, Plan, Terms};
 use crate::request::NewSession;
-use crate::session::{End, Session, SessionCursor, State};
+use crate::session::{End, Session, SessionCursor, SessionName, State};
 #[cfg(test)]
 use crate::store::memory::Line;
 use crate::store::{Committed, Deferred, Durability, Noted, Store, StoreError, StoreUrl};
@@ -201,6 +201,7 @@ struct Shared {
     store: Store,
     catalogue: Catalogue,
     limits: Limits,
+    holds: HoldIds,
     /// Of each group's consumer in this process.
     bells: [Bell; Group::ALL.len()],
     /// Notified when there is a new parcel.
@@ -230,8 +231,8 @@ impl Billing {
     /// When the store cannot be opened, or was made by another version of this program.
     pub fn open(url: &StoreUrl, catalogue: Catalogue, limits: Limits) -> Result<Billing, StoreError> {
         let store = Store::open(url)?;
-        let (bells, parcels) = Default::default();
-        Ok(Billing { shared: Arc::new(Shared { store, catalogue, limits, bells, parcels }) })
+        let (holds, (bells, parcels)) = (HoldIds::new(), Default::default());
+        Ok(Billing { shared: Arc::new(Shared { store, catalogue, limits, holds, bells, parcels }) })
     }
 
     /// The same on another store.
@@ -241,9 +242,9 @@ impl Billing {
 
     /// On a server in memory.
     #[cfg(test)]
-    pub(crate) fn over(line: Line, catalogue: Catalogue, limits: Limits) -> Billing {
-        let (bells, parcels) = Default::default();
-        Billing { shared: Arc::new(Shared { store: Store::over(line), catalogue, limits, bells, parcels }) }
+    pub(crate) fn over(line: Line, catalogue: Catalogue, limits: Limits, holds: HoldIds) -> Billing {
+        let (store, (bells, parcels)) = (Store::over(line), Default::default());
+        Billing { shared: Arc::new(Shared { store, catalogue, limits, holds, bells, parcels }) }
     }
 
     /// Whether other gateways may be at work on the same store.
@@ -440,10 +441,19 @@ impl Billing {
         gateway: &GatewayId,
         now: Timestamp,
     ) -> Result<Held, HoldError> {
-        let new = session.into();
+        self.hold_as(who, (&session.into(), self.shared.holds.mint()), gateway, now).await
+    }
+
+    async fn hold_as(
+        &self,
+        who: &Principal,
+        (new, hold): (&NewSession, HoldId),
+        gateway: &GatewayId,
+        now: Timestamp,
+    ) -> Result<Held, HoldError> {
         let order = Order { account: &who.account, sessions: &[], durability: Durability::Process, now };
         let held = self.apply(order, |account, _, given| {
-            ledger::hold(account, &who.key, &new, gateway, None, given).map_err(HoldError::Refused)
+            ledger::hold(account, &who.key, (new, hold), gateway, None, given).map_err(HoldError::Refused)
         });
         let failed = match held.await {
             Ok(Some(Applied::Changed(change))) => return Ok(held_by(Arc::unwrap_or_clone(change))),
@@ -460,12 +470,12 @@ impl Billing {
         };
         let failed = match known {
             Some(exists) if exists.state == State::Voided => {
-                match self.hold_again(who, &new, gateway, now).await {
+                match self.hold_again(who, (new, hold), gateway, now).await {
                     Err(error) => error,
                     held => return held,
                 }
             }
-            Some(exists) => return Err(repeated(exists, &new)),
+            Some(exists) => return Err(repeated(exists, new)),
             None => failed,
         };
         if let HoldError::Refused(refusal) = &failed {
@@ -513,7 +523,8 @@ impl Billing {
         let mut held = None;
         let deferred = self.store().defer(&who.account, |account| {
             let given = Context { plan: self.plan(account).ok()?, now };
-            let Ok(Answer::Change(change)) = ledger::hold(account, &who.key, new, gateway, None, given)
+            let hold = (new, self.shared.holds.mint());
+            let Ok(Answer::Change(change)) = ledger::hold(account, &who.key, hold, gateway, None, given)
             else {
                 return None;
             };
@@ -539,12 +550,21 @@ impl Billing {
             Some(Committed::Conflict | Committed::Exists) => {}
             None => return Err(StoreError::Busy.into()),
         }
-        let Session { account, key, id, gateway, request, .. } = &reserved.session;
+        Box::pin(self.restore(&reserved.session, now)).await
+    }
+
+    /// Holds a session that was held before and that the store does not have: it was never committed, or forgotten in a
+    /// failover. A repeat changes nothing.
+    ///
+    /// # Errors
+    /// Those of [`Billing::hold`]; [`HoldError::Exists`] for another session that has its id.
+    pub async fn restore(&self, held: &Session, now: Timestamp) -> Result<(), HoldError> {
+        let Session { account, key, id, hold, gateway, request, .. } = held;
         let who = Principal { account: account.clone(), key: key.clone() };
         let again = NewSession::named(id.clone(), request.clone());
-        match Box::pin(self.hold(&who, again, gateway, now)).await {
-            // A repeat of this call has held it.
-            Ok(_) | Err(HoldError::Exists(_)) => Ok(()),
+        match self.hold_as(&who, (&again, *hold), gateway, now).await {
+            Ok(_) => Ok(()),
+            Err(HoldError::Exists(exists)) if exists.hold == *hold && exists.state.is_open() => Ok(()),
             Err(error) => Err(error),
         }
     }
@@ -598,7 +618,7 @@ impl Billing {
     async fn hold_again(
         &self,
         who: &Principal,
-        new: &NewSession,
+        (new, hold): (&NewSession, HoldId),
         gateway: &GatewayId,
         now: Timestamp,
     ) -> Result<Held, HoldError> {
@@ -609,7 +629,7 @@ impl Billing {
                 match session {
                     // Others may have been here since it was looked at.
                     Some(session) if session.state != State::Voided => Err(repeated(session.clone(), new)),
-                    voided => ledger::hold(account, &who.key, new, gateway, voided, given)
+                    voided => ledger::hold(account, &who.key, (new, hold), gateway, voided, given)
                         .map_err(HoldError::Refused),
                 }
             },
@@ -624,19 +644,15 @@ impl Billing {
     /// Lets the session's minutes count from `at` on. Does not wait for the disk.
     ///
     /// # Errors
-    /// [`Refused::ExistsDifferent`] if they count from another instant, [`Refused::State`] if the session was
-    /// given up, [`Error::NoSession`], [`Error::NoAccount`], or the store's.
-    pub async fn begin(
-        &self,
-        account: &AccountId,
-        session: &SessionId,
-        at: Timestamp,
-        now: Timestamp,
-    ) -> Result<(), Error> {
+    /// [`Refused::ExistsDifferent`] if they count from another instant, [`Refused::State`] or [`Refused::HeldAnew`] if
+    /// the session was given up, [`Error::NoSession`], [`Error::NoAccount`], or the store's.
+    pub async fn begin(&self, held: SessionName<'_>, at: Timestamp, now: Timestamp) -> Result<(), Error> {
+        let SessionName { account, session, hold } = held;
         let order =
             Order { account, sessions: slice::from_ref(session), durability: Durability::Process, now };
         let begun = self.apply(order, |account, session, given| {
-            ledger::begin(account, session.ok_or(Error::NoSession)?, at, given).map_err(Error::Refused)
+            let session = session.ok_or(Error::NoSession)?;
+            ledger::begin(account, session, hold, at, given).map_err(Error::Refused)
         });
         begun.await?.ok_or(Error::NoAccount)?;
         Ok(())
@@ -673,17 +689,12 @@ impl Billing {
     ///
     /// # Errors
     /// [`Refused::ExistsDifferent`] if it was billed with another end, [`Refused::State`] if it never began,
-    /// [`Error::NoSession`], [`Error::NoAccount`], or the store's.
-    pub async fn post(
-        &self,
-        account: &AccountId,
-        session: &SessionId,
-        end: End,
-        now: Timestamp,
-    ) -> Result<Session, Error> {
+    /// [`Refused::HeldAnew`] if it was given up and its id is another one's, [`Error::NoSession`],
+    /// [`Error::NoAccount`], or the store's.
+    pub async fn post(&self, held: SessionName<'_>, end: End, now: Timestamp) -> Result<Session, Error> {
         let refunds = self.shared.limits.refunds_per_day;
-        self.settle(account, session, now, |account, session, given| {
-            ledger::post(account, session, &end, refunds, given)
+        self.settle(held, now, |account, session, given| {
+            ledger::post(account, session, (held.hold, &end), refunds, given)
         })
         .await
     }
@@ -693,9 +704,14 @@ impl Billing {
     ///
     /// # Errors
     /// [`Refused::State`] if it has begun, [`Error::NoSession`], [`Error::NoAccount`], or the store's.
-    pub async fn void(&self, held: &Session, cause: &'static str, now: Timestamp) -> Result<Session, Error> {
-        self.settle(&held.account, &held.id, now, |account, session, given| {
-            ledger::void(account, session, held.attempt, cause, given)
+    pub async fn void(
+        &self,
+        held: SessionName<'_>,
+        cause: &'static str,
+        now: Timestamp,
+    ) -> Result<Session, Error> {
+        self.settle(held, now, |account, session, given| {
+            ledger::void(account, session, held.hold, cause, given)
         })
         .await
     }
@@ -762,11 +778,11 @@ impl Billing {
         me: &GatewayId,
         now: Timestamp,
     ) -> Result<Option<Session>, Error> {
-        let Session { account, id, gateway, .. } = session;
+        let Session { account, id, hold, .. } = session;
         let order = Order { account, sessions: slice::from_ref(id), durability: Durability::Disk, now };
         let expired = self.apply(order, |account, session, given| match session {
             // An id that was voided may have been held anew, by a gateway that lives.
-            Some(session) if session.state.is_open() && session.gateway == *gateway => {
+            Some(session) if session.state.is_open() && session.hold == *hold => {
                 ledger::expire(account, session, last_seen, me, given).map_err(Error::Refused)
             }
             Some(_) | None => Ok(Answer::Exists),
@@ -802,12 +818,12 @@ impl Billing {
 
     /// Commits the holds that an earlier process had decided and not committed.
     pub(crate) async fn recover(&self) -> Result<(), StoreError> {
-        for Noted { who, new, gateway, held_at } in self.store().recover()? {
-            let id = new.id.clone();
-            if self.session(&who.account, &id).await?.is_some() {
+        for Noted { who, new, hold, gateway, held_at } in self.store().recover()? {
+            let id = &new.id;
+            if self.session(&who.account, id).await?.is_some() {
                 continue;
             }
-            match self.hold(&who, new, &gateway, held_at).await {
+            match self.hold_as(&who, (&new, hold), &gateway, held_at).await {
                 Ok(_) | Err(HoldError::Exists(_) | HoldError::ExistsDifferent(_)) => {}
                 Err(HoldError::Refused(refusal)) => {
                     tracing::warn!(session = %id, account = %who.account, %refusal, "a session that began before a kill is not in the ledger");
@@ -967,8 +983,7 @@ impl Billing {
     /// A command that ends a session.
     async fn settle(
         &self,
-        account: &AccountId,
-        session: &SessionId,
+        SessionName { account, session, .. }: SessionName<'_>,
         now: Timestamp,
         decide: impl Fn(&Account, &Session, Context<'_>) -> Result<Answer, Refused>,
     ) -> Result<Session, Error> {

@@ -1,9 +1,12 @@
 //! Identifiers. The caller mints them, so that a command that is repeated is recognised.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// The longest identifier, in characters.
 pub const ID_MAX: usize = 64;
@@ -97,6 +100,79 @@ id! {
     CommandId
 }
 
+/// Names one hold of a session's id. The id is free again when its session was given up before it began, so it does not
+/// tell which of its sessions a command speaks of; this does.
+///
+/// In JSON 16 hexadecimal digits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct HoldId(u64);
+
+impl HoldId {
+    /// A new one.
+    ///
+    /// # Panics
+    /// When the operating system has no randomness to give.
+    pub fn random() -> Self {
+        HoldId(u64::from_ne_bytes(crate::key::random()))
+    }
+}
+
+impl fmt::Display for HoldId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+impl FromStr for HoldId {
+    type Err = InvalidHoldId;
+
+    fn from_str(text: &str) -> Result<Self, InvalidHoldId> {
+        let is_whole = text.len() == 16 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+        u64::from_str_radix(text, 16).ok().filter(|_| is_whole).map(HoldId).ok_or(InvalidHoldId)
+    }
+}
+
+/// A text that names no hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a hold's id is 16 hexadecimal digits")]
+pub struct InvalidHoldId;
+
+impl Serialize for HoldId {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for HoldId {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        Cow::<str>::deserialize(from)?.parse().map_err(D::Error::custom)
+    }
+}
+
+/// Mints the holds of one process: numbers that follow each other from a random one on, so that none of them costs a call
+/// of the operating system, and no other process has the same for the same session.
+#[derive(Debug)]
+pub(crate) struct HoldIds {
+    next: AtomicU64,
+}
+
+impl HoldIds {
+    pub(crate) fn new() -> Self {
+        HoldIds::from(HoldId::random().0)
+    }
+
+    pub(crate) fn mint(&self) -> HoldId {
+        HoldId(self.next.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
+/// From that one on.
+impl From<u64> for HoldIds {
+    fn from(first: u64) -> Self {
+        HoldIds { next: first.into() }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -110,6 +186,24 @@ mod tests {
             assert_eq!(text.parse::<AccountId>(), Err(InvalidId), "{text:?}");
             assert!(serde_json::from_value::<AccountId>(text.into()).is_err());
         }
+    }
+
+    #[test]
+    fn holds_are_minted_and_named() {
+        let holds = HoldIds::from(u64::MAX);
+        let [last, first] = [holds.mint(), holds.mint()];
+        assert_eq!(
+            (last.to_string().as_str(), first.to_string().as_str()),
+            ("ffffffffffffffff", "0000000000000000")
+        );
+        for hold in [last, first] {
+            assert_eq!(hold.to_string().parse(), Ok(hold));
+            assert_eq!(serde_json::from_value::<HoldId>(serde_json::to_value(hold).unwrap()).unwrap(), hold);
+        }
+        for text in ["", "0", "+000000000000001", "00000000000000000"] {
+            assert_eq!(text.parse::<HoldId>(), Err(InvalidHoldId), "{text:?}");
+        }
+        assert_ne!(HoldIds::new().mint(), HoldIds::new().mint());
     }
 
     #[test]

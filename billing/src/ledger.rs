@@ -13,7 +13,7 @@ use std::time::Duration;
 use crate::account::{Account, AccountType, Funds, Refunds};
 use crate::audit::{Actor, Entry, EntryKind, Head, Subject};
 use crate::event::{Event, EventKind, Told};
-use crate::id::{AccountId, CommandId, GatewayId, KeyId, SessionId};
+use crate::id::{AccountId, CommandId, GatewayId, HoldId, KeyId, SessionId};
 use crate::key::{Key, LABEL_MAX};
 use crate::money::Micros;
 use crate::plan::{Plan, Terms};
@@ -109,6 +109,9 @@ pub enum Refused {
     /// The session is in a state that the command does not apply to.
     #[error("the session is {0:?}")]
     State(State),
+    /// The session was given up, and its id is another one's.
+    #[error("the session was given up, and its id is another one's")]
+    HeldAnew,
     /// The account has no such key.
     #[error("the account has no such key")]
     NoKey,
@@ -375,7 +378,7 @@ pub(crate) fn revoke_key(
 pub(crate) fn hold(
     account: &Account,
     key: &KeyId,
-    new: &NewSession,
+    (new, hold): (&NewSession, HoldId),
     gateway: &GatewayId,
     voided: Option<&Session>,
     given: Context<'_>,
@@ -396,9 +399,7 @@ pub(crate) fn hold(
     draft.account.set_funds(funds);
     draft.account.open += 1;
     draft.record(EntryKind::Held, &Actor::Customer(key.clone()), about(&new.id, key, None));
-    let attempt = voided.map_or(0, |voided| voided.attempt.saturating_add(1));
-    let session =
-        Session { attempt, ..Session::held((&account.id, key), new, gateway, (terms, funding), given.now) };
+    let session = Session::held((&account.id, key), (new, hold), gateway, (terms, funding), given.now);
     Ok(draft.finish(match voided {
         None => SessionChange::New(session),
         Some(_) => SessionChange::Again(session),
@@ -438,9 +439,11 @@ pub(crate) fn tell_unusual(account: &Account, key: &KeyId, cause: &str, given: C
 pub(crate) fn begin(
     account: &Account,
     session: &Session,
+    hold: HoldId,
     at: Timestamp,
     given: Context<'_>,
 ) -> Result<Answer, Refused> {
+    check_hold(session, hold)?;
     match (session.begun_at, session.state) {
         (Some(begun_at), _) if begun_at == at => Ok(Answer::Exists),
         (Some(_), _) => Err(Refused::ExistsDifferent),
@@ -459,10 +462,11 @@ pub(crate) fn begin(
 pub(crate) fn post(
     account: &Account,
     session: &Session,
-    end: &End,
+    (hold, end): (HoldId, &End),
     refunds_per_day: u32,
     given: Context<'_>,
 ) -> Result<Answer, Refused> {
+    check_hold(session, hold)?;
     post_by(&server(session), account, session, end, refunds_per_day, given)
 }
 
@@ -534,16 +538,16 @@ fn post_by(
     Ok(draft.finish(SessionChange::Update(posted)))
 }
 
-/// Gives back all that a session took that never began. A void that comes late, after the id was held anew, is that
-/// of an earlier `attempt` and has been carried out.
+/// Gives back all that a session took that never began. A void that comes late, after the id was held anew, names an
+/// earlier `hold` and has been carried out.
 pub(crate) fn void(
     account: &Account,
     session: &Session,
-    attempt: u32,
+    hold: HoldId,
     cause: &'static str,
     given: Context<'_>,
 ) -> Result<Answer, Refused> {
-    if session.attempt != attempt {
+    if session.hold != hold {
         return Ok(Answer::Exists);
     }
     void_by(&server(session), account, session, cause, given)
@@ -799,6 +803,11 @@ impl Funding {
             overage: self.overage.checked_sub(less.overage)?,
         })
     }
+}
+
+/// Whether a command speaks of this session, and not of one before it with the same id.
+fn check_hold(session: &Session, hold: HoldId) -> Result<(), Refused> {
+    if session.hold == hold { Ok(()) } else { Err(Refused::HeldAnew) }
 }
 
 fn about(session: &SessionId, key: &KeyId, cause: Option<&str>) -> Subject {

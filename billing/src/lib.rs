@@ -48,7 +48,10 @@ pub use books::{Billing, Error, ExtendError, Held, HoldError, Limits, NewCustome
 pub use consumer::{Consumer, Sorted};
 pub use delivery::{AT_A_TIME, ATTEMPTS_MAX, Backlog, DeadLetter, Delivery, Fate, Group, LEASE, Parcel};
 pub use event::{Cursor, Event, EventKind};
-pub use id::{AccountId, CommandId, GatewayId, ID_MAX, InvalidId, KeyId, SessionId, TrackingId, WebhookId};
+pub use id::{
+    AccountId, CommandId, GatewayId, HoldId, ID_MAX, InvalidHoldId, InvalidId, KeyId, SessionId, TrackingId,
+    WebhookId,
+};
 pub use key::{Key, LABEL_MAX, Principal, Secret, SigningKey};
 pub use ledger::{KEYS_MAX, Progress, Refusal, Refused};
 pub use migrate::{MoveError, Moved};
@@ -57,7 +60,7 @@ pub use plan::{Catalogue, Plan, Terms};
 pub use reconcile::{Difference, Reckoning, Reconciled};
 pub use request::{METADATA_MAX, Metadata, MetadataTooLarge, NewSession, SessionRequest};
 pub use seal::{SealError, Sealed, Unproven};
-pub use session::{End, Funding, Outcome, Session, SessionCursor, State};
+pub use session::{End, Funding, Outcome, Session, SessionCursor, SessionName, State};
 #[cfg(feature = "measure")]
 pub use store::{BareHolds, BareScript};
 pub use store::{InvalidStoreUrl, LIST_MAX, NoReplicas, RedisUrl, StoreError, StoreUrl};

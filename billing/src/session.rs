@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::id::{AccountId, GatewayId, KeyId, SessionId};
+use crate::id::{AccountId, GatewayId, HoldId, KeyId, SessionId};
 use crate::money::Micros;
 use crate::plan::Terms;
 use crate::request::{NewSession, SessionRequest};
@@ -60,9 +60,8 @@ pub struct Session {
     pub gateway: GatewayId,
     /// Where it stands.
     pub state: State,
-    /// How often its id was held before, each time in vain: a session that was voided was none, so its id is free.
-    #[serde(default, skip_serializing_if = "is_first")]
-    pub attempt: u32,
+    /// Which hold of its id it is: a session that was voided was none, so its id is free.
+    pub hold: HoldId,
     /// What its customer asked for.
     #[serde(default, skip_serializing_if = "SessionRequest::is_empty")]
     pub request: SessionRequest,
@@ -99,15 +98,11 @@ fn is_nothing(amount: &Micros) -> bool {
     *amount == Micros::ZERO
 }
 
-fn is_first(attempt: &u32) -> bool {
-    *attempt == 0
-}
-
 impl Session {
     /// As it is with its hold.
     pub(crate) fn held(
         whose: (&AccountId, &KeyId),
-        new: &NewSession,
+        (new, hold): (&NewSession, HoldId),
         gateway: &GatewayId,
         (terms, funding): (Terms, Funding),
         at: Timestamp,
@@ -118,7 +113,7 @@ impl Session {
             key: whose.1.clone(),
             gateway: gateway.clone(),
             state: State::Held,
-            attempt: 0,
+            hold,
             request: new.request.clone(),
             terms,
             minutes: terms.session_minutes,
@@ -136,6 +131,11 @@ impl Session {
         }
     }
 
+    /// What commands name it by.
+    pub fn name(&self) -> SessionName<'_> {
+        SessionName { account: &self.account, session: &self.id, hold: self.hold }
+    }
+
     /// Money, from balance and overage together: what is set aside for it; once it has ended, what it cost.
     pub fn cost(&self) -> Micros {
         self.funding.balance.checked_add(self.funding.overage).unwrap_or(Micros::MAX)
@@ -149,6 +149,18 @@ impl Session {
             && self.lost == lost
             && self.cause.as_deref() == Some(cause)
     }
+}
+
+/// What commands name a session by. A command that comes when the id belongs to another session, since this one was given
+/// up, changes nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SessionName<'a> {
+    /// Whose it is.
+    pub account: &'a AccountId,
+    /// Its id.
+    pub session: &'a SessionId,
+    /// Which hold of the id it is.
+    pub hold: HoldId,
 }
 
 /// A session's place in the list of an account's sessions, the newest first.

@@ -390,7 +390,7 @@ mod tests {
         }
         let ended =
             gateway.billing.hold(&owner, SessionId::random(), &gateway.id, now).await.unwrap().session;
-        gateway.billing.void(&ended, "test", now).await.unwrap();
+        gateway.billing.void(ended.name(), "test", now).await.unwrap();
 
         let cases = [
             (&owner, "here", "session_busy"),

@@ -75,9 +75,10 @@ impl Due {
     }
 
     fn progress(&self) -> Progress {
-        let Live { id, begun_at, terms, up_bytes, down_bytes, .. } = &*self.live;
+        let Live { id, hold, begun_at, terms, up_bytes, down_bytes, .. } = &*self.live;
         Progress {
             session: id.clone(),
+            hold: *hold,
             begun_at: *begun_at,
             minutes: self.minute.max(terms.session_minutes),
             owed: self.live.owed(),
@@ -139,7 +140,7 @@ impl Inbox {
 
 /// A session that has ended is kept for a date that it will not have; of many short ones that would be a minute's worth.
 fn forget_those_that_are_over(dues: &mut BinaryHeap<Reverse<Due>>, gateway: &Gateway) {
-    dues.retain(|Reverse(Due { live, .. })| gateway.sessions.contains(&live.account, &live.id));
+    dues.retain(|Reverse(Due { live, .. })| gateway.sessions.contains(live.name()));
 }
 
 /// The dates that have come or are close, by account.
@@ -156,9 +157,7 @@ fn take_due(dues: &mut BinaryHeap<Reverse<Due>>) -> BTreeMap<AccountId, Vec<Due>
 /// Notes in the ledger when the session began. A failure costs nothing: the note is made again with its next minute and
 /// when it is settled, and a gateway that is killed before leaves a session that never began.
 async fn note_beginning(gateway: Arc<Gateway>, live: Arc<Live>) -> Vec<Due> {
-    if let Err(error) =
-        gateway.billing.begin(&live.account, &live.id, live.begun_at, gateway.clock.now()).await
-    {
+    if let Err(error) = gateway.billing.begin(live.name(), live.begun_at, gateway.clock.now()).await {
         // A session that is already over was noted by settle.
         tracing::debug!(%error, session = %live.id, "a beginning was not noted");
     }
@@ -168,7 +167,7 @@ async fn note_beginning(gateway: Arc<Gateway>, live: Arc<Live>) -> Vec<Due> {
 /// Secures the next minutes of an account's sessions, or ends those that cannot have one where it would start. Gives the
 /// dates that follow.
 async fn meet(gateway: Arc<Gateway>, account: AccountId, mut dues: Vec<Due>) -> Vec<Due> {
-    dues.retain(|due| gateway.sessions.contains(&due.live.account, &due.live.id));
+    dues.retain(|due| gateway.sessions.contains(due.live.name()));
     let Some(first) = dues.iter().map(Due::starts).min() else { return dues };
     let now = Instant::now();
     let deadline = if first <= now { now + RETRY } else { first };

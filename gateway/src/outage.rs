@@ -160,7 +160,7 @@ async fn pay(
         return Err(error);
     }
     let metered = billing.meter(&entry.account, &[entry.progress()], now).await?;
-    if entry.end.is_none() && sessions.contains(&entry.account, &entry.session) {
+    if entry.end.is_none() && sessions.contains(entry.name()) {
         // It runs; where the ledger does not have it open, its next date will show.
         if owed.forget(entry) && metered.iter().all(Result::is_ok) {
             info!(session = %entry.session, minutes = entry.minutes, "minutes that the ledger was away for are committed");
@@ -172,7 +172,7 @@ async fn pay(
         return Ok(());
     }
     let end = entry.end();
-    match billing.post(&entry.account, &entry.session, end.clone(), now).await {
+    match billing.post(entry.name(), end.clone(), now).await {
         Ok(record) => {
             if owed.forget(entry) {
                 settle::report(&record, &end.outcome);

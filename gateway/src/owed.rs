@@ -12,8 +12,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use billing::{
-    AccountId, Billing, End, Error, GatewayId, KeyId, Micros, NewSession, Outcome, Principal, Progress,
-    Reserved, Session, SessionId, SessionRequest, Terms, Timestamp,
+    AccountId, Billing, End, Error, GatewayId, HoldId, KeyId, Micros, NewSession, Outcome, Principal,
+    Progress, Reserved, Session, SessionId, SessionName, SessionRequest, Terms, Timestamp,
 };
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
@@ -38,6 +38,8 @@ const GATEWAY_LOST: &str = "gateway lost";
 pub struct Entry {
     pub account: AccountId,
     pub session: SessionId,
+    /// Which hold of that id it is.
+    pub hold: HoldId,
     pub begun_at: Timestamp,
     /// Minutes that have started, where some of them may not be set aside; else none.
     pub minutes: u32,
@@ -49,19 +51,19 @@ pub struct Entry {
     pub end: Option<Ended>,
     /// What to hold it with, where the ledger may not have heard of it at all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub hold: Option<Hold>,
+    pub credit: Option<Credit>,
 }
 
 /// A session that began [on credit](crate::unsecured).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Hold {
+pub struct Credit {
     key: KeyId,
     gateway: GatewayId,
     request: SessionRequest,
     terms: Terms,
 }
 
-impl Hold {
+impl Credit {
     /// None: its price is set aside.
     #[must_use]
     pub fn of(reserved: &Reserved) -> Option<Self> {
@@ -95,15 +97,15 @@ impl Entry {
     ///
     /// The ledger's.
     pub async fn hold(&self, billing: &Billing, now: Timestamp) -> Result<(), Error> {
-        let Some(Hold { key, gateway, request, .. }) = &self.hold else { return Ok(()) };
+        let Some(Credit { key, gateway, request, .. }) = &self.credit else { return Ok(()) };
         let who = Principal { account: self.account.clone(), key: key.clone() };
         let new = NewSession::named(self.session.clone(), request.clone());
-        billing.hold_begun(&who, &new, gateway, now).await
+        billing.hold_begun(&who, (&new, self.hold), gateway, now).await
     }
 
     /// What nobody has set aside of it.
     fn on_credit(&self) -> Micros {
-        let Some(Hold { terms, .. }) = &self.hold else { return Micros::ZERO };
+        let Some(Credit { terms, .. }) = &self.credit else { return Micros::ZERO };
         let minutes = terms.minute_price.checked_mul(self.minutes.saturating_sub(terms.session_minutes));
         minutes.and_then(|price| price.checked_add(terms.session_price)).unwrap_or(Micros::MAX)
     }
@@ -113,6 +115,7 @@ impl Entry {
     pub fn progress(&self) -> Progress {
         Progress {
             session: self.session.clone(),
+            hold: self.hold,
             begun_at: self.begun_at,
             minutes: self.minutes,
             owed: self.minutes,
@@ -133,12 +136,22 @@ impl Entry {
         End { at: self.at, outcome, up_bytes: self.up_bytes, down_bytes: self.down_bytes }
     }
 
+    /// What the ledger knows it by.
+    #[must_use]
+    pub fn name(&self) -> SessionName<'_> {
+        SessionName { account: &self.account, session: &self.session, hold: self.hold }
+    }
+
     fn key(&self) -> Key {
-        (self.account.clone(), self.session.clone())
+        key_of(self.name())
     }
 }
 
-type Key = (AccountId, SessionId);
+type Key = (AccountId, SessionId, HoldId);
+
+fn key_of(name: SessionName<'_>) -> Key {
+    (name.account.clone(), name.session.clone(), name.hold)
+}
 
 /// A line of the file.
 #[derive(Debug, Serialize, Deserialize)]
@@ -146,7 +159,7 @@ type Key = (AccountId, SessionId);
 enum Line {
     Owed(Box<Entry>),
     /// Nothing is owed of that session any more.
-    Paid(AccountId, SessionId),
+    Paid(AccountId, SessionId, HoldId),
 }
 
 /// Why an entry was not kept.
@@ -254,13 +267,13 @@ impl Owed {
     }
 
     /// The session was settled without any of this.
-    pub fn settled(&self, account: &AccountId, session: &SessionId) {
+    pub fn settled(&self, name: SessionName<'_>) {
         // Nearly always nothing is owed at all.
         if self.is_empty() {
             return;
         }
         let mut state = self.state();
-        let key = (account.clone(), session.clone());
+        let key = key_of(name);
         if state.entries.contains_key(&key) {
             state.remove(&self.path, key);
             self.count.send_replace(state.entries.len());
@@ -268,8 +281,8 @@ impl Owed {
     }
 
     #[must_use]
-    pub fn contains(&self, account: &AccountId, session: &SessionId) -> bool {
-        !self.is_empty() && self.state().entries.contains_key(&(account.clone(), session.clone()))
+    pub fn contains(&self, name: SessionName<'_>) -> bool {
+        !self.is_empty() && self.state().entries.contains_key(&key_of(name))
     }
 
     #[must_use]
@@ -327,8 +340,8 @@ impl State {
     /// A line that could not be written is found out when the entry is committed once more, which changes nothing.
     fn remove(&mut self, path: &Path, key: Key) {
         self.entries.remove(&key);
-        let (account, session) = key;
-        if let Err(error) = self.append(path, &Line::Paid(account, session)) {
+        let (account, session, hold) = key;
+        if let Err(error) = self.append(path, &Line::Paid(account, session, hold)) {
             tracing::warn!(%error, "it is not noted that a session is settled");
         }
         self.tidy(path);
@@ -382,7 +395,7 @@ fn read(path: &Path) -> io::Result<Vec<Entry>> {
     for line in fs::read_to_string(path)?.lines() {
         match serde_json::from_str(line) {
             Ok(Line::Owed(entry)) => drop(entries.insert(entry.key(), *entry)),
-            Ok(Line::Paid(account, session)) => drop(entries.remove(&(account, session))),
+            Ok(Line::Paid(account, session, hold)) => drop(entries.remove(&(account, session, hold))),
             // The last one of a gateway that was killed, or whose disk was full.
             Err(error) => tracing::warn!(%error, file = %path.display(), "a line is none"),
         }

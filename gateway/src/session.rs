@@ -364,7 +364,7 @@ async fn finish(
 async fn follow_up(gateway: Arc<Gateway>, live: Arc<Live>) {
     sleep(HEAD_START).await;
     gateway.pool.refill();
-    if !gateway.sessions.contains(&live.account, &live.id) {
+    if !gateway.sessions.contains(live.name()) {
         // Over already, and its beginning noted with its end.
         return;
     }

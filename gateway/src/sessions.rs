@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use billing::{AccountId, Reserved, Session, SessionId, Terms, Timestamp};
+use billing::{AccountId, HoldId, Reserved, Session, SessionId, SessionName, Terms, Timestamp};
 use dashmap::{DashMap, Entry};
 use futures_util::task::AtomicWaker;
 use pool::{Lease, Upstream};
@@ -35,8 +35,10 @@ pub const SOCKETS: u32 = 64;
 pub struct Live {
     pub account: AccountId,
     pub id: SessionId,
+    /// Which hold of its id it is: what the ledger is told of it names that.
+    pub hold: HoldId,
     pub terms: Terms,
-    /// Its hold, which may have to be confirmed still.
+    /// What is known of that hold, which may have to be confirmed still.
     pub reserved: Option<Reserved>,
     /// When its 101 was sent, or when it was created without a socket: minutes count from here, by a clock that nobody sets.
     pub begun: Instant,
@@ -138,28 +140,28 @@ impl Live {
     /// One that begins now.
     #[must_use]
     pub fn new(held: Reserved, max_duration: Duration, begun_at: Timestamp, estate: Estate) -> Self {
-        let Session { account, id, terms, .. } = &held.session;
-        let of = Self::of(account.clone(), id.clone(), *terms, max_duration, begun_at, Some(estate));
+        let of = Self::of(held.session.name(), held.session.terms, max_duration, begun_at, Some(estate));
         Self { reserved: Some(held), ..of }
     }
 
     /// One that has no browser.
     #[cfg(test)]
     pub(crate) fn for_tests(account: AccountId, id: SessionId, terms: Terms, begun_at: Timestamp) -> Self {
-        Self::of(account, id, terms, Duration::MAX, begun_at, None)
+        let name = SessionName { account: &account, session: &id, hold: HoldId::random() };
+        Self::of(name, terms, Duration::MAX, begun_at, None)
     }
 
     fn of(
-        account: AccountId,
-        id: SessionId,
+        SessionName { account, session, hold }: SessionName<'_>,
         terms: Terms,
         max_duration: Duration,
         begun_at: Timestamp,
         estate: Option<Estate>,
     ) -> Self {
         Self {
-            account,
-            id,
+            account: account.clone(),
+            id: session.clone(),
+            hold,
             terms,
             reserved: None,
             begun: Instant::now(),
@@ -175,6 +177,12 @@ impl Live {
             record: OnceLock::new(),
             settled: Notify::new(),
         }
+    }
+
+    /// What the ledger knows it by.
+    #[must_use]
+    pub fn name(&self) -> SessionName<'_> {
+        SessionName { account: &self.account, session: &self.id, hold: self.hold }
     }
 
     /// Ends it in an orderly way, all of its sockets. The first one who says so gives the reason. Whoever wants to know
@@ -293,10 +301,10 @@ impl Live {
         // A minute that starts at this very moment has started.
         let least = u64::from(minutes).checked_sub(1).map_or(0, |before| before * 60_000 + 1);
         let at = Timestamp::from_millis(self.begun_at.as_millis().saturating_add(lasted.max(least)));
-        let (account, session) = (self.account.clone(), self.id.clone());
+        let (account, session, hold) = (self.account.clone(), self.id.clone(), self.hold);
         let begun_at = self.begun_at;
-        let hold = self.reserved.as_ref().and_then(owed::Hold::of);
-        owed::Entry { account, session, begun_at, minutes, at, up_bytes, down_bytes, end: None, hold }
+        let credit = self.reserved.as_ref().and_then(owed::Credit::of);
+        owed::Entry { account, session, hold, begun_at, minutes, at, up_bytes, down_bytes, end: None, credit }
     }
 
     /// Asks each of its sockets for a ping that has passed nothing in so many looks.
@@ -528,7 +536,8 @@ impl Last<'_> {
 
 impl Drop for Last<'_> {
     fn drop(&mut self) {
-        self.sessions.live.remove(&(self.live.account.clone(), self.live.id.clone()));
+        let key = (self.live.account.clone(), self.live.id.clone());
+        self.sessions.live.remove_if(&key, |_, live| live.hold == self.live.hold);
         self.live.is_over();
     }
 }
@@ -661,9 +670,11 @@ impl Sessions {
         self.live.get(&(account.clone(), id.clone())).map(|live| Arc::clone(&live))
     }
 
+    /// Whether that session is live, and not only another one of its id.
     #[must_use]
-    pub fn contains(&self, account: &AccountId, id: &SessionId) -> bool {
-        self.live.contains_key(&(account.clone(), id.clone()))
+    pub fn contains(&self, name: SessionName<'_>) -> bool {
+        let live = self.live.get(&(name.account.clone(), name.session.clone()));
+        live.is_some_and(|live| live.hold == name.hold)
     }
 
     #[must_use]

@@ -5,9 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use billing::{
-    Billing, End, Error, HoldError, NewSession, Outcome, Principal, Reserved, Session, StoreError,
-};
+use billing::{Billing, End, Error, HoldError, Outcome, Reserved, Session, StoreError};
 use pool::{Upstream, Verdict};
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::sleep;
@@ -191,12 +189,12 @@ pub async fn settle(gateway: &Gateway, live: &Live, lasted: Duration, outcome: O
     };
     match posted {
         Ok(record) => {
-            gateway.owed.settled(&live.account, &live.id);
+            gateway.owed.settled(live.name());
             report(&record, &outcome);
             live.note_record(record);
         }
         Err(Error::Refused(refused)) => {
-            gateway.owed.settled(&live.account, &live.id);
+            gateway.owed.settled(live.name());
             warn!(%refused, session = %live.id, account = %live.account, "a session was settled by another gateway, up to the last sign of life of this one");
         }
         Err(error) => {
@@ -214,13 +212,13 @@ async fn post(gateway: &Gateway, live: &Live, end: End) -> Result<Session, Error
         live.owed_entry(0).hold(&gateway.billing, now).await?;
     }
     match live.owed() {
-        0 => gateway.billing.begin(&live.account, &live.id, live.begun_at, now).await?,
+        0 => gateway.billing.begin(live.name(), live.begun_at, now).await?,
         owed => {
             let progress = live.owed_entry(owed).progress();
             drop(gateway.billing.meter(&live.account, &[progress], now).await?);
         }
     }
-    gateway.billing.post(&live.account, &live.id, end, now).await
+    gateway.billing.post(live.name(), end, now).await
 }
 
 /// Gives back what a session took that never began.
@@ -233,7 +231,7 @@ pub async fn void(gateway: &Gateway, reserved: &Reserved, cause: &'static str) {
         // Nothing was taken, or the ledger is away and whatever it has is repaired.
         return;
     }
-    let voided = persist(|| gateway.billing.void(held, cause, gateway.clock.now())).await;
+    let voided = persist(|| gateway.billing.void(held.name(), cause, gateway.clock.now())).await;
     match voided {
         Ok(_) => info!(session = %held.id, account = %held.account, cause, "a session was voided"),
         Err(error) => {
@@ -256,17 +254,17 @@ pub async fn repair(gateway: &Gateway) -> Result<(), Error> {
     for session in open {
         let is_settled_soon = now.since(session.held_at) <= gateway.start_timeout + ADMISSION;
         if is_settled_soon
-            || gateway.sessions.contains(&session.account, &session.id)
-            || gateway.owed.contains(&session.account, &session.id)
+            || gateway.sessions.contains(session.name())
+            || gateway.owed.contains(session.name())
         {
             continue;
         }
         let repaired = match session.begun_at {
-            None => gateway.billing.void(&session, "gateway fault", now).await,
+            None => gateway.billing.void(session.name(), "gateway fault", now).await,
             Some(at) => {
                 let outcome = Outcome::Completed { cause: "gateway fault" };
                 let end = End { at, outcome, up_bytes: session.up_bytes, down_bytes: session.down_bytes };
-                gateway.billing.post(&session.account, &session.id, end, now).await
+                gateway.billing.post(session.name(), end, now).await
             }
         };
         match repaired {
@@ -286,9 +284,9 @@ async fn find_missing(gateway: &Gateway, live: Vec<Arc<Live>>, open: &[Session])
     if !gateway.billing.is_shared() {
         return Ok(());
     }
-    let open: HashSet<_> = open.iter().map(|session| (&session.account, &session.id)).collect();
+    let open: HashSet<_> = open.iter().map(|session| (&session.account, &session.id, session.hold)).collect();
     for live in live {
-        if !open.contains(&(&live.account, &live.id)) {
+        if !open.contains(&(&live.account, &live.id, live.hold)) {
             recheck(gateway, &live).await?;
         }
     }
@@ -307,7 +305,7 @@ pub async fn recheck(gateway: &Gateway, live: &Live) -> Result<bool, StoreError>
         return Ok(true);
     }
     match gateway.billing.session(&live.account, &live.id).await? {
-        Some(session) if session.state.is_open() && session.gateway == gateway.id => Ok(true),
+        Some(session) if session.state.is_open() && session.hold == live.hold => Ok(true),
         Some(session) => {
             if !live.is_ending() {
                 warn!(session = %live.id, account = %live.account, state = ?session.state, "a session ends: another gateway has settled it");
@@ -326,14 +324,13 @@ pub async fn recheck(gateway: &Gateway, live: &Live) -> Result<bool, StoreError>
 }
 
 async fn hold_again(gateway: &Gateway, live: &Live) -> Result<bool, StoreError> {
-    let Some(Reserved { session: Session { account, key, id, request, .. }, .. }) = &live.reserved else {
+    let Some(Reserved { session, .. }) = &live.reserved else {
         live.end(Close::TryAgain);
         return Ok(false);
     };
-    let who = Principal { account: account.clone(), key: key.clone() };
-    let again = NewSession::named(id.clone(), request.clone());
-    match gateway.billing.hold(&who, again, &gateway.id, gateway.clock.now()).await {
-        Ok(_) | Err(HoldError::Exists(_)) => {
+    let Session { account, id, .. } = session;
+    match gateway.billing.restore(session, gateway.clock.now()).await {
+        Ok(()) => {
             warn!(session = %id, %account, "the store had forgotten a session; it is held again");
             Ok(true)
         }

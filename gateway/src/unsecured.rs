@@ -120,7 +120,7 @@ mod tests {
     use billing::{Catalogue, KeyId, SessionRequest};
 
     use super::*;
-    use crate::owed::{Entry, Hold};
+    use crate::owed::{Credit, Entry};
 
     #[test]
     fn what_is_given_has_a_bound_in_which_its_minutes_count() {
@@ -149,18 +149,20 @@ mod tests {
 
         // The first one begins: five minutes are covered by its price, the others count.
         let may_go_on = |minutes| {
-            let (account, session) = (who.account.clone(), first.session.id.clone());
-            let hold = Hold::of(&first);
+            let (account, session, hold) =
+                (who.account.clone(), first.session.id.clone(), first.session.hold);
+            let credit = Credit::of(&first);
             let entry = Entry {
                 account,
                 session,
+                hold,
                 begun_at: now,
                 minutes,
                 at: now,
                 up_bytes: 0,
                 down_bytes: 0,
                 end: None,
-                hold,
+                credit,
             };
             owed.keep(entry).unwrap();
             unsecured.may_go_on(&owed, &who.account, terms.minute_price)

@@ -94,12 +94,12 @@ impl Ledger {
         let reserve = clock.lap();
         self.billing.confirm(&reserved, now()).await?;
         let confirm = clock.lap();
-        let (account, id) = (&reserved.session.account, &reserved.session.id);
-        self.billing.begin(account, id, now(), now()).await?;
+        let held = reserved.session.name();
+        self.billing.begin(held, now(), now()).await?;
         let begin = clock.lap();
         let outcome = Outcome::Completed { cause: "client closed" };
         let end = End { at: now(), outcome, up_bytes: 1_000, down_bytes: 100_000 };
-        let posted = self.billing.post(account, id, end, now()).await?;
+        let posted = self.billing.post(held, end, now()).await?;
         let post = clock.lap();
         ensure!(posted.ended_at.is_some(), "a session was not settled");
         Ok([authenticate, reserve, confirm, begin, post])

@@ -83,7 +83,7 @@ impl Hold {
         for (times, held) in all {
             sum.add(&times);
             for session in held {
-                billing.void(&session, "bench", now()).await?;
+                billing.void(session.name(), "bench", now()).await?;
             }
         }
         Ok(sum)

@@ -44,6 +44,36 @@ fn gateway(name: &str) -> GatewayId {
     name.parse().unwrap()
 }
 
+/// For those to whom it is of no matter which hold of an id they speak of: the one that there is.
+impl Billing {
+    pub(crate) async fn begin_latest(
+        &self,
+        account: &AccountId,
+        session: &SessionId,
+        at: Timestamp,
+        now: Timestamp,
+    ) -> Result<(), Error> {
+        let hold = self.latest(account, session).await;
+        self.begin(SessionName { account, session, hold }, at, now).await
+    }
+
+    pub(crate) async fn post_latest(
+        &self,
+        account: &AccountId,
+        session: &SessionId,
+        end: End,
+        now: Timestamp,
+    ) -> Result<Session, Error> {
+        let hold = self.latest(account, session).await;
+        self.post(SessionName { account, session, hold }, end, now).await
+    }
+
+    async fn latest(&self, account: &AccountId, session: &SessionId) -> HoldId {
+        let known = self.session(account, session).await.ok().flatten();
+        known.map_or_else(HoldId::random, |known| known.hold)
+    }
+}
+
 /// A store of one's own.
 struct Bench {
     billing: Billing,
@@ -126,6 +156,7 @@ of_every_store! {
     a_repeated_hold_answers_its_session_and_charges_once
     a_repeat_that_asks_for_something_else_is_told_apart
     the_id_of_a_voided_session_is_free_again
+    what_comes_late_for_a_session_says_nothing_of_a_later_one_of_its_id
     the_id_of_a_voided_session_is_taken_by_one
     two_accounts_may_use_the_same_session_id
     a_credit_is_made_once
@@ -170,11 +201,15 @@ async fn extend(
     id: &SessionId,
     minutes: u32,
 ) -> Result<(), ExtendError> {
-    let begun_at = billing.session(account, id).await?.and_then(|session| session.begun_at);
-    let begun_at = begun_at.ok_or(ExtendError::NotOpen)?;
-    let (session, now) = (id.clone(), begun_at);
-    let progress = Progress { session, begun_at, minutes, owed: 0, up_bytes: 0, down_bytes: 0 };
-    billing.meter(account, &[progress], now).await?.remove(0)
+    let known = billing.session(account, id).await?.ok_or(ExtendError::NotOpen)?;
+    let begun_at = known.begun_at.ok_or(ExtendError::NotOpen)?;
+    billing.meter(account, &[minutes_of(&known, begun_at, minutes)], begun_at).await?.remove(0)
+}
+
+/// So many minutes, all of which the store was there for.
+fn minutes_of(session: &Session, begun_at: Timestamp, minutes: u32) -> Progress {
+    let (session, hold) = (session.id.clone(), session.hold);
+    Progress { session, hold, begun_at, minutes, owed: 0, up_bytes: 0, down_bytes: 0 }
 }
 
 async fn balance(billing: &Billing, id: &AccountId) -> u64 {
@@ -187,17 +222,17 @@ async fn a_session_from_hold_to_final_record(bench: Bench) {
 
     let held = billing.hold(&who, session("s"), &gateway("gw"), START).await.unwrap();
     assert_eq!((held.concurrent, held.session.state, held.plan_terms), (1, State::Held, held.session.terms));
-    billing.begin(&id, &session("s"), START, START).await.unwrap();
+    billing.begin_latest(&id, &session("s"), START, START).await.unwrap();
     assert_eq!(billing.open_sessions().await.unwrap().len(), 1);
     for minutes in 6..=12 {
         extend(billing, &id, &session("s"), minutes).await.unwrap();
     }
-    let posted = billing.post(&id, &session("s"), end(after(12 * MINUTE)), START).await.unwrap();
+    let posted = billing.post_latest(&id, &session("s"), end(after(12 * MINUTE)), START).await.unwrap();
     assert_eq!((posted.charged, posted.state), (Micros::new(24_000), State::Posted));
 
-    let again = billing.post(&id, &session("s"), end(after(12 * MINUTE)), after(1)).await.unwrap();
+    let again = billing.post_latest(&id, &session("s"), end(after(12 * MINUTE)), after(1)).await.unwrap();
     assert_eq!(again, posted);
-    let other = billing.post(&id, &session("s"), end(START), START).await;
+    let other = billing.post_latest(&id, &session("s"), end(START), START).await;
     assert!(matches!(other, Err(Error::Refused(Refused::ExistsDifferent))));
     assert_eq!(billing.session(&id, &session("s")).await.unwrap(), Some(posted));
     assert_eq!(balance(billing, &id).await, 976_000);
@@ -243,24 +278,56 @@ async fn the_id_of_a_voided_session_is_free_again(bench: Bench) {
     let (billing, gateway) = (&bench.billing, gateway("gw"));
     let hold = || billing.hold(&who, session("s"), &gateway, START);
     let first = hold().await.unwrap().session;
-    billing.void(&first, "no browser", START).await.unwrap();
+    billing.void(first.name(), "no browser", START).await.unwrap();
     let second = hold().await.unwrap().session;
-    assert_eq!((second.attempt, second.state), (1, State::Held));
+    assert_eq!((second.hold == first.hold, second.state), (false, State::Held));
 
-    assert_eq!(billing.void(&first, "no browser", START).await.unwrap(), second);
+    assert_eq!(billing.void(first.name(), "no browser", START).await.unwrap(), second);
     assert!(matches!(hold().await, Err(HoldError::Exists(exists)) if *exists == second));
-    billing.begin(&id, &session("s"), START, START).await.unwrap();
-    billing.post(&id, &session("s"), end(START), START).await.unwrap();
+    billing.begin_latest(&id, &session("s"), START, START).await.unwrap();
+    billing.post_latest(&id, &session("s"), end(START), START).await.unwrap();
     assert!(matches!(hold().await, Err(HoldError::Exists(exists)) if exists.state == State::Posted));
     assert_eq!(bench.billing.sessions(&id, None, 10).await.unwrap().len(), 1);
     assert_eq!(bench.billing.verify(&id).await.unwrap().open, 0);
+}
+
+async fn what_comes_late_for_a_session_says_nothing_of_a_later_one_of_its_id(bench: Bench) {
+    let Customer { id, who, .. } = bench.prepaid(10_000).await;
+    let (here, there) = (&bench.billing, bench.another());
+    let first = here.hold(&who, session("s"), &gateway("away"), START).await.unwrap().session;
+    there.settle_abandoned(&gateway("sweeps"), after(1)).await.unwrap();
+    let second = there.hold(&who, session("s"), &gateway("sweeps"), after(2)).await.unwrap().session;
+
+    let tell = async || {
+        let begun = here.begin(first.name(), after(1), after(3)).await;
+        assert!(matches!(begun, Err(Error::Refused(Refused::HeldAnew))), "{begun:?}");
+        let mut owed = minutes_of(&first, after(1), 7);
+        owed.owed = 7;
+        let metered = here.meter(&id, &[owed], after(3)).await.unwrap();
+        assert!(matches!(metered[..], [Err(ExtendError::NotOpen)]), "{metered:?}");
+        let posted = here.post(first.name(), end(after(2)), after(3)).await;
+        assert!(matches!(posted, Err(Error::Refused(Refused::HeldAnew))), "{posted:?}");
+        let restored = here.restore(&first, after(3)).await;
+        assert!(matches!(restored, Err(HoldError::Exists(_))), "{restored:?}");
+        here.hold_begun(&who, (&session("s").into(), first.hold), &gateway("away"), after(3)).await.unwrap();
+        here.void(first.name(), "no browser", after(3)).await.unwrap();
+    };
+    tell().await;
+    assert_eq!(there.session(&id, &session("s")).await.unwrap(), Some(second.clone()));
+    there.begin(second.name(), after(2), after(4)).await.unwrap();
+    tell().await;
+    let posted = there.post(second.name(), end(after(5)), after(5)).await.unwrap();
+    assert_eq!((posted.hold, posted.begun_at), (second.hold, Some(after(2))));
+    tell().await;
+    assert_eq!(there.session(&id, &session("s")).await.unwrap(), Some(posted));
+    assert_eq!((balance(&there, &id).await, there.verify(&id).await.unwrap().open), (0, 0));
 }
 
 async fn the_id_of_a_voided_session_is_taken_by_one(bench: Bench) {
     let Customer { id, who, .. } = bench.prepaid(100_000).await;
     let gateway = gateway("gw");
     let held = bench.billing.hold(&who, session("s"), &gateway, START).await.unwrap().session;
-    bench.billing.void(&held, "no browser", START).await.unwrap();
+    bench.billing.void(held.name(), "no browser", START).await.unwrap();
 
     let theirs = bench.another();
     let (ours, theirs) = tokio::join!(
@@ -314,10 +381,10 @@ async fn commands_at_the_same_time_are_carried_out_once_each(bench: Bench) {
     assert_eq!(balance(billing, &id).await, 5 * 7);
 
     let held: Vec<_> = held.into_iter().flatten().map(|held| held.session.id).collect();
-    let begun = join_all(held.iter().map(|session| billing.begin(&id, session, START, START))).await;
+    let begun = join_all(held.iter().map(|session| billing.begin_latest(&id, session, START, START))).await;
     assert!(begun.iter().all(Result::is_ok), "{begun:?}");
     let posted =
-        join_all(held.iter().map(|session| billing.post(&id, session, end(after(1)), after(1)))).await;
+        join_all(held.iter().map(|session| billing.post_latest(&id, session, end(after(1)), after(1)))).await;
     assert!(posted.iter().all(Result::is_ok), "{posted:?}");
     let verified = billing.verify(&id).await.unwrap();
     assert_eq!((verified.open, verified.entries), (0, 3 + 5 + 10 + 10));
@@ -339,7 +406,7 @@ async fn customers_are_unique_and_on_a_plan_that_exists(bench: Bench) {
 async fn unknown_accounts_and_sessions_are_told_apart(bench: Bench) {
     let Customer { id, secret, who } = bench.prepaid(0).await;
     let (nobody, none) = ("nobody".parse().unwrap(), session("none"));
-    let post = |account| bench.billing.post(account, &none, end(START), START);
+    let post = |account| bench.billing.post_latest(account, &none, end(START), START);
     assert!(matches!(post(&nobody).await, Err(Error::NoAccount)));
     assert!(matches!(post(&id).await, Err(Error::NoSession)));
     assert!(matches!(extend(&bench.billing, &id, &none, 6).await, Err(ExtendError::NotOpen)));
@@ -377,16 +444,16 @@ async fn money_that_moves_for_good_waits_for_the_disk_and_a_session_s_path_does_
 
     billing.hold(&who, session("a"), &gateway, START).await.unwrap();
     let b = billing.hold(&who, session("b"), &gateway, START).await.unwrap().session;
-    billing.begin(&id, &session("a"), START, START).await.unwrap();
+    billing.begin_latest(&id, &session("a"), START, START).await.unwrap();
     extend(billing, &id, &session("a"), 6).await.unwrap();
     billing.heartbeat(&gateway, START).await.unwrap();
     assert_eq!(waited(), 0);
 
-    billing.post(&id, &session("a"), end(START), START).await.unwrap();
+    billing.post_latest(&id, &session("a"), end(START), START).await.unwrap();
     assert_eq!(waited(), 1);
-    billing.post(&id, &session("a"), end(START), START).await.unwrap();
+    billing.post_latest(&id, &session("a"), end(START), START).await.unwrap();
     assert_eq!(waited(), 1, "the first may have been given up before it was durable");
-    billing.void(&b, "no browser", START).await.unwrap();
+    billing.void(b.name(), "no browser", START).await.unwrap();
     assert_eq!(waited(), 1);
     for _ in 0..2 {
         billing.credit(&id, Micros::new(1), "c".parse().unwrap(), by(), START).await.unwrap();
@@ -490,7 +557,7 @@ async fn a_killed_gateway_s_sessions_are_settled_up_to_its_last_heartbeat(bench:
     for name in ["begun", "held"] {
         bench.billing.hold(&who, session(name), &dead, START).await.unwrap();
     }
-    bench.billing.begin(&id, &session("begun"), START, START).await.unwrap();
+    bench.billing.begin_latest(&id, &session("begun"), START, START).await.unwrap();
     extend(&bench.billing, &id, &session("begun"), 9).await.unwrap();
     bench.billing.heartbeat(&dead, after(7 * MINUTE + 1)).await.unwrap();
     bench.billing.heartbeat(&dead, after(1)).await.unwrap();
@@ -531,7 +598,7 @@ async fn a_dead_gateway_is_settled_once_by_the_others_and_one_that_lives_is_left
     for (name, gateway) in [("begun", &dead), ("held", &dead), ("other", &alive)] {
         billing.hold(&who, session(name), gateway, START).await.unwrap();
     }
-    billing.begin(&id, &session("begun"), START, START).await.unwrap();
+    billing.begin_latest(&id, &session("begun"), START, START).await.unwrap();
     extend(billing, &id, &session("begun"), 9).await.unwrap();
     billing.heartbeat(&dead, after(7 * MINUTE + 1)).await.unwrap();
 
@@ -572,7 +639,7 @@ async fn a_gateway_that_was_taken_for_dead_comes_back(bench: Bench) {
     let (billing, slow) = (&bench.billing, gateway("slow"));
     billing.heartbeat(&slow, START).await.unwrap();
     billing.hold(&who, session("a"), &slow, START).await.unwrap();
-    billing.begin(&id, &session("a"), START, START).await.unwrap();
+    billing.begin_latest(&id, &session("a"), START, START).await.unwrap();
     let mut other = Other::new(&bench, "other");
     for _ in 0..3 {
         assert!(other.look(START).await.is_empty());
@@ -581,7 +648,7 @@ async fn a_gateway_that_was_taken_for_dead_comes_back(bench: Bench) {
 
     let extended = extend(billing, &id, &session("a"), 6).await;
     assert!(matches!(extended, Err(ExtendError::NotOpen)), "{extended:?}");
-    let posted = billing.post(&id, &session("a"), end(after(MINUTE)), START).await;
+    let posted = billing.post_latest(&id, &session("a"), end(after(MINUTE)), START).await;
     assert!(matches!(posted, Err(Error::Refused(Refused::ExistsDifferent))), "{posted:?}");
     billing.hold(&who, session("b"), &slow, START).await.unwrap();
     for _ in 0..4 {
@@ -596,7 +663,7 @@ async fn a_store_that_was_closed_holds_all_it_held(bench: Bench) {
     for number in 0..300 {
         let name = session(&number.to_string());
         if let Ok(held) = bench.billing.hold(&who, name, &gateway("gw"), START).await {
-            bench.billing.void(&held.session, "no browser", START).await.unwrap();
+            bench.billing.void(held.session.name(), "no browser", START).await.unwrap();
         }
     }
     let before = bench.billing.verify(&id).await.unwrap();
@@ -661,7 +728,7 @@ async fn a_list_goes_on_behind_its_cursor_among_sessions_of_one_instant(bench: B
         let name = session(&format!("s{number}"));
         let held = bench.billing.hold(&who, name, &gateway("gw"), START).await.unwrap();
         if number % 2 == 0 {
-            bench.billing.void(&held.session, "no browser", START).await.unwrap();
+            bench.billing.void(held.session.name(), "no browser", START).await.unwrap();
         }
     }
     let (mut names, mut after) = (Vec::new(), None);
@@ -684,8 +751,8 @@ async fn usage_is_kept_by_hour_for_two_months_and_by_month_for_ever(bench: Bench
     let billing = &bench.billing;
     let run = async |name: &str, at: Timestamp| {
         billing.hold(&who, session(name), &gateway("gw"), at).await.unwrap();
-        billing.begin(&id, &session(name), at, at).await.unwrap();
-        billing.post(&id, &session(name), end(at), at).await.unwrap();
+        billing.begin_latest(&id, &session(name), at, at).await.unwrap();
+        billing.post_latest(&id, &session(name), end(at), at).await.unwrap();
     };
     let sessions = async |by: Span, now| {
         let used = billing.usage(&id, by, u32::MAX, now).await.unwrap();
@@ -722,8 +789,8 @@ async fn events_are_told_in_the_order_of_their_changes(bench: Bench) {
     let Customer { id, who, .. } = bench.prepaid(20_000).await;
     let billing = &bench.billing;
     billing.hold(&who, session("s"), &gateway("gw"), START).await.unwrap();
-    billing.begin(&id, &session("s"), START, START).await.unwrap();
-    billing.post(&id, &session("s"), end(after(1)), after(1)).await.unwrap();
+    billing.begin_latest(&id, &session("s"), START, START).await.unwrap();
+    billing.post_latest(&id, &session("s"), end(after(1)), after(1)).await.unwrap();
     assert!(billing.event_stream_of(&id) < billing.event_streams());
 
     let theirs = bench.another();
@@ -749,9 +816,9 @@ async fn commands_may_be_spawned(bench: Bench) {
     let billing = bench.billing.clone();
     let task = async move {
         billing.hold(&who, session("s"), &gateway("gw"), START).await?;
-        billing.begin(&id, &session("s"), START, START).await.unwrap();
+        billing.begin_latest(&id, &session("s"), START, START).await.unwrap();
         extend(&billing, &id, &session("s"), 6).await.unwrap();
-        billing.post(&id, &session("s"), end(after(1)), after(1)).await.unwrap();
+        billing.post_latest(&id, &session("s"), end(after(1)), after(1)).await.unwrap();
         Ok::<_, HoldError>(
             billing.credit(&id, Micros::new(1), CommandId::random(), Actor::System, START).await,
         )

@@ -3,7 +3,7 @@
 use std::slice;
 
 use super::{Applied, Billing, Error, Order, Reserved};
-use crate::id::GatewayId;
+use crate::id::{GatewayId, HoldId};
 use crate::key::{Principal, Secret};
 use crate::ledger::{self, Answer};
 use crate::plan::Terms;
@@ -23,7 +23,8 @@ impl Reserved {
         now: Timestamp,
     ) -> Option<Reserved> {
         let whose = (&who.account, &who.key);
-        let session = Session::held(whose, new, gateway, (terms, Funding::default()), now);
+        let session =
+            Session::held(whose, (new, HoldId::random()), gateway, (terms, Funding::default()), now);
         new.is_fresh.then_some(Reserved { session, concurrent: 1, deferred: None, is_unsecured: true })
     }
 
@@ -40,14 +41,14 @@ impl Billing {
     }
 
     /// Holds a session that has begun while the store was away, whatever its account has: what that cannot pay is written
-    /// off. A repeat changes nothing.
+    /// off. A repeat changes nothing, nor does anything where its id is another session's.
     ///
     /// # Errors
     /// [`Error::NoAccount`], or the store's.
     pub async fn hold_begun(
         &self,
         who: &Principal,
-        new: &NewSession,
+        (new, hold): (&NewSession, HoldId),
         gateway: &GatewayId,
         now: Timestamp,
     ) -> Result<(), Error> {
@@ -55,7 +56,7 @@ impl Billing {
         let order = Order { account: &who.account, sessions, durability: Durability::Process, now };
         let held = self.apply::<Error>(order, |account, session, given| match session {
             Some(session) if session.state != State::Voided => Ok(Answer::Exists),
-            voided => Ok(ledger::hold_begun(account, &who.key, new, gateway, voided, given)),
+            voided => Ok(ledger::hold_begun(account, &who.key, (new, hold), gateway, voided, given)),
         });
         match held.await?.ok_or(Error::NoAccount)? {
             Applied::Changed(_) | Applied::Exists => Ok(()),

@@ -4,7 +4,7 @@ use super::{Answer, Context, Draft, NotExtended, Refusal, SessionChange, Told, a
 use crate::account::{Account, Funds};
 use crate::audit::EntryKind;
 use crate::event::EventKind;
-use crate::id::SessionId;
+use crate::id::{HoldId, SessionId};
 use crate::money::Micros;
 use crate::session::{Funding, Session, State};
 use crate::time::Timestamp;
@@ -14,6 +14,8 @@ use crate::time::Timestamp;
 pub struct Progress {
     /// The session.
     pub session: SessionId,
+    /// Which hold of that id it is.
+    pub hold: HoldId,
     /// From when on its minutes count. Noted with the rest where it was not yet.
     pub begun_at: Timestamp,
     /// Minutes that are to be set aside, in all: every one of them, or none.
@@ -40,7 +42,7 @@ pub(crate) fn meter(
     let mut metered = Vec::with_capacity(progress.len());
     for (session, progress) in sessions.iter().zip(progress) {
         metered.push(match session {
-            Some(session) if has_begun_at(session, progress.begun_at) => {
+            Some(session) if session.hold == progress.hold && has_begun_at(session, progress.begun_at) => {
                 let (after, verdict) = step(&mut draft, session, progress);
                 changed.extend(Some(after).filter(|after| after != session));
                 verdict

@@ -75,12 +75,17 @@ impl Desk {
 
     fn hold(&mut self, session: &str) -> Result<bool, Refusal> {
         let (new, voided) = (NewSession::from(id::<SessionId>(session)), self.sessions.get(&id(session)));
-        let answer = super::hold(&self.account, &id_of("key"), &new, &id("gw"), voided, self.given())?;
+        let hold = (&new, HoldId::random());
+        let answer = super::hold(&self.account, &id_of("key"), hold, &id("gw"), voided, self.given())?;
         Ok(self.write(answer))
     }
 
     fn begin(&mut self, session: &str) -> Result<bool, Refused> {
-        let answer = super::begin(&self.account, self.session(session), self.now, self.given())?;
+        self.begin_hold(session, self.session(session).hold)
+    }
+
+    fn begin_hold(&mut self, session: &str, hold: HoldId) -> Result<bool, Refused> {
+        let answer = super::begin(&self.account, self.session(session), hold, self.now, self.given())?;
         Ok(self.write(answer))
     }
 
@@ -94,6 +99,7 @@ impl Desk {
             progress.iter().map(|(session, ..)| self.sessions.get(&id(session)).cloned()).collect();
         let of = |(session, minutes, owed): &(&str, u32, u32), record: &Option<Session>| Progress {
             session: id(session),
+            hold: record.as_ref().map_or_else(HoldId::random, |session| session.hold),
             begun_at: record.as_ref().and_then(|session| session.begun_at).unwrap_or(self.now),
             minutes: *minutes,
             owed: *owed,
@@ -108,18 +114,22 @@ impl Desk {
     }
 
     fn post(&mut self, session: &str, outcome: Outcome) -> Result<bool, Refused> {
+        self.post_hold(session, self.session(session).hold, outcome)
+    }
+
+    fn post_hold(&mut self, session: &str, hold: HoldId, outcome: Outcome) -> Result<bool, Refused> {
         let end = End { at: self.now, outcome, up_bytes: 7, down_bytes: 9 };
         let session = self.session(session);
-        let answer = super::post(&self.account, session, &end, REFUNDS_PER_DAY, self.given())?;
+        let answer = super::post(&self.account, session, (hold, &end), REFUNDS_PER_DAY, self.given())?;
         Ok(self.write(answer))
     }
 
     fn void(&mut self, session: &str) -> Result<bool, Refused> {
-        self.void_attempt(session, self.session(session).attempt)
+        self.void_hold(session, self.session(session).hold)
     }
 
-    fn void_attempt(&mut self, session: &str, attempt: u32) -> Result<bool, Refused> {
-        let answer = super::void(&self.account, self.session(session), attempt, "no browser", self.given())?;
+    fn void_hold(&mut self, session: &str, hold: HoldId) -> Result<bool, Refused> {
+        let answer = super::void(&self.account, self.session(session), hold, "no browser", self.given())?;
         Ok(self.write(answer))
     }
 
@@ -259,7 +269,7 @@ fn a_key_of_another_account_is_refused() {
     let refused = super::hold(
         &desk.account,
         &id_of("stranger"),
-        &NewSession::from(id::<SessionId>("s")),
+        (&NewSession::from(id::<SessionId>("s")), HoldId::random()),
         &id("gw"),
         None,
         desk.given(),
@@ -509,16 +519,39 @@ fn a_voided_session_costs_nothing() {
 }
 
 #[test]
-fn the_id_of_a_voided_session_is_free_and_a_late_void_of_it_does_nothing() {
-    let mut desk = Desk::prepaid(10_000);
+fn the_id_of_a_voided_session_is_free_and_what_comes_late_for_it_does_nothing() {
+    let mut desk = Desk::prepaid(20_000);
     desk.hold("s").unwrap();
+    let first = desk.session("s").hold;
     desk.void("s").unwrap();
     desk.hold("s").unwrap();
-    assert_eq!((desk.session("s").attempt, desk.account.balance), (1, Micros::ZERO));
+    let second = desk.session("s").hold;
+    assert_ne!(first, second);
 
-    assert_eq!(desk.void_attempt("s", 0), Ok(false));
-    assert_eq!((desk.session("s").state, desk.account.balance), (State::Held, Micros::ZERO));
-    assert_eq!(desk.void_attempt("s", 1), Ok(true));
+    let late = |desk: &mut Desk| {
+        let before = (desk.session("s").clone(), desk.account.clone());
+        assert_eq!(desk.void_hold("s", first), Ok(false));
+        assert_eq!(desk.begin_hold("s", first), Err(Refused::HeldAnew));
+        assert_eq!(desk.post_hold("s", first, COMPLETED), Err(Refused::HeldAnew));
+        let (session, begun_at) = (desk.session("s").clone(), desk.session("s").begun_at);
+        let progress = Progress {
+            session: session.id.clone(),
+            hold: first,
+            begun_at: begun_at.unwrap_or(desk.now),
+            minutes: 7,
+            owed: 7,
+            up_bytes: 1,
+            down_bytes: 1,
+        };
+        let metered = super::meter(&desk.account, &[Some(session)], &[progress], desk.given());
+        assert_eq!(metered, (Answer::Exists, vec![Err(NotExtended::NotOpen)]));
+        assert_eq!((desk.session("s").clone(), desk.account.clone()), before);
+    };
+    late(&mut desk);
+    desk.begin("s").unwrap();
+    late(&mut desk);
+    desk.post("s", COMPLETED).unwrap();
+    late(&mut desk);
     assert_eq!(desk.account.balance, Micros::new(10_000));
     desk.verify();
 }

@@ -4,7 +4,7 @@ use super::meter::pay_or_write_off;
 use super::{Answer, Context, Draft, SessionChange, about, pay_session, terms};
 use crate::account::Account;
 use crate::audit::{Actor, EntryKind};
-use crate::id::{GatewayId, KeyId};
+use crate::id::{GatewayId, HoldId, KeyId};
 use crate::request::NewSession;
 use crate::session::{Funding, Session};
 
@@ -13,7 +13,7 @@ use crate::session::{Funding, Session};
 pub(crate) fn hold_begun(
     account: &Account,
     key: &KeyId,
-    new: &NewSession,
+    (new, hold): (&NewSession, HoldId),
     gateway: &GatewayId,
     voided: Option<&Session>,
     given: Context<'_>,
@@ -22,9 +22,7 @@ pub(crate) fn hold_begun(
     let terms = terms(given.plan, account.kind);
     let paid = pay_session(draft.account.funds(), &terms).ok();
     let (funds, funding) = paid.unwrap_or((draft.account.funds(), Funding::default()));
-    let attempt = voided.map_or(0, |voided| voided.attempt.saturating_add(1));
-    let held = Session::held((&account.id, key), new, gateway, (terms, funding), given.now);
-    let mut session = Session { attempt, ..held };
+    let mut session = Session::held((&account.id, key), (new, hold), gateway, (terms, funding), given.now);
 
     draft.account.set_funds(funds);
     draft.account.open = draft.account.open.saturating_add(1);

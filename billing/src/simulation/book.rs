@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::id::{AccountId, GatewayId, SessionId};
+use crate::id::{AccountId, GatewayId, HoldId, SessionId};
 use crate::money::Micros;
 use crate::session::Session;
 use crate::time::Timestamp;
@@ -10,8 +10,8 @@ use crate::time::Timestamp;
 /// What a gateway was answered when it asked for a session.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Hold {
-    /// It is held, with this number of its id.
-    Held(u32),
+    /// It is held: this hold of its id.
+    Held(HoldId),
     /// Nothing was changed.
     Nothing,
     /// Nobody knows.

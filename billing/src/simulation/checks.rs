@@ -135,12 +135,8 @@ impl Told {
             let kinds: Vec<_> = of_session.map(|entry| entry.kind).collect();
             let count = |wanted: &[EntryKind]| kinds.iter().filter(|kind| wanted.contains(kind)).count();
             let posts = usize::from(session.state == State::Posted);
-            let holds = session.attempt as usize + 1;
-            let counts = (
-                count(&[EntryKind::Held]),
-                count(&[EntryKind::Posted, EntryKind::LostRefund]),
-                count(&[EntryKind::Voided]),
-            );
+            let holds = count(&[EntryKind::Held]);
+            let counts = (count(&[EntryKind::Posted, EntryKind::LostRefund]), count(&[EntryKind::Voided]));
             let told = |wanted: &[EventKind]| {
                 let own = self.events.iter().filter(|(_, session)| session.as_ref() == Some(id));
                 own.filter(|(kind, _)| wanted.contains(kind)).count()
@@ -149,7 +145,7 @@ impl Told {
                 told(&[EventKind::SessionStarted]),
                 told(&[EventKind::SessionCompleted, EventKind::SessionLost]),
             );
-            if counts != (holds, posts, holds - posts) || events != (posts, posts) {
+            if holds == 0 || counts != (posts, holds - posts) || events != (posts, posts) {
                 faults.push(format!("{id} was {kinds:?}, and told {events:?}: {session:?}"));
             }
         }
@@ -167,7 +163,7 @@ impl Told {
             (&seen.account, &seen.session, &seen.gateway) == (&session.account, &session.id, &session.gateway)
         };
         let seen: Vec<_> = book.seen.iter().filter(of_id).collect();
-        let held: Vec<_> = seen.iter().filter(|seen| seen.hold == Hold::Held(session.attempt)).collect();
+        let held: Vec<_> = seen.iter().filter(|seen| seen.hold == Hold::Held(session.hold)).collect();
         let voided_as = |causes: &[&str]| {
             let cause = session.cause.as_deref().unwrap_or_default();
             session.state == State::Voided && causes.contains(&cause)
@@ -250,20 +246,19 @@ impl Told {
         match (&seen.hold, stored) {
             (Hold::Nothing | Hold::Unknown, _) => Ok(()),
             (Hold::Held(_), None) => Err("it is not there".to_owned()),
-            (Hold::Held(attempt), Some(stored)) if *attempt == stored.attempt => match &seen.settled {
+            (Hold::Held(hold), Some(stored)) if *hold == stored.hold => match &seen.settled {
                 _ if seen.gateway != stored.gateway => Err(format!("it is another's: {stored:?}")),
                 Some(settled) if settled != stored => Err(format!("it was changed since: {stored:?}")),
                 Some(_) | None => Ok(()),
             },
             // Its id was held again, which wants that it was voided.
-            (Hold::Held(attempt), Some(stored)) if *attempt < stored.attempt => match &seen.settled {
+            (Hold::Held(_), Some(stored)) => match &seen.settled {
                 _ if seen.is_noted => Err(format!("it had begun, and was held again: {stored:?}")),
                 Some(settled) if settled.state != State::Voided => {
                     Err(format!("it was held again: {stored:?}"))
                 }
                 Some(_) | None => Ok(()),
             },
-            (Hold::Held(_), Some(stored)) => Err(format!("it is gone: {stored:?}")),
         }
     }
 }

@@ -12,10 +12,10 @@ use super::book::{Book, Hold, Seen};
 use super::scene::{REFUNDS_PER_DAY, SESSION_MINUTES, Wish, catalogue};
 use super::world::{Life, Route, World, lock};
 use crate::books::{Billing, Error, ExtendError, HoldError, Limits};
-use crate::id::{AccountId, SessionId};
+use crate::id::{AccountId, HoldId, HoldIds, SessionId};
 use crate::ledger::{Progress, Refused};
 use crate::request::{NewSession, SessionRequest};
-use crate::session::{End, Outcome, Session};
+use crate::session::{End, Outcome, Session, SessionName};
 use crate::store::StoreError;
 use crate::store::memory::Line;
 use crate::sweep::Sweeper;
@@ -34,7 +34,7 @@ const ADMISSION: Duration = Duration::from_secs(30);
 const RETRIES: [Duration; 4] =
     [Duration::from_millis(100), Duration::from_millis(500), Duration::from_secs(2), Duration::from_secs(5)];
 
-type Name = (AccountId, SessionId);
+type Name = (AccountId, SessionId, HoldId);
 
 pub(super) struct Gateway {
     pub(super) life: Arc<Life>,
@@ -64,7 +64,9 @@ impl Running {
 /// A process's own way to the ledger.
 pub(super) fn billing_of(world: &World, life: &Arc<Life>) -> Billing {
     let line = Line::along(Route::of(life), &world.server);
-    Billing::over(line, catalogue(), Limits { refunds_per_day: REFUNDS_PER_DAY })
+    // The same in each run of a seed, and of no other process.
+    let holds = HoldIds::from(world.chance().among(0..u64::MAX));
+    Billing::over(line, catalogue(), Limits { refunds_per_day: REFUNDS_PER_DAY }, holds)
 }
 
 impl Gateway {
@@ -99,6 +101,10 @@ impl Gateway {
     }
 
     async fn run(self: Arc<Self>, wish: Wish) {
+        let is_it = |(account, session, _): &Name| (account, session) == (&wish.who.account, &wish.session);
+        if lock(&self.running).keys().any(is_it) {
+            return;
+        }
         let seen = self.book().ask(&wish.who.account, &wish.session, &self.life.id);
         let Some(held) = self.hold(seen, &wish).await else { return };
         let claim = wish.claim.unwrap_or(2_000);
@@ -111,17 +117,17 @@ impl Gateway {
         self.see(seen, |seen| (seen.begun_at, seen.paid) = (Some(begun_at), SESSION_MINUTES));
         let told = Arc::new(Notify::new());
         let (minute, due) = (2, Some(begun + MINUTE - AHEAD));
-        let name = (held.account.clone(), held.id.clone());
+        let name = (held.account.clone(), held.id.clone(), held.hold);
         let running = Running { seen, begun, begun_at, minute, due, told: Arc::clone(&told) };
         lock(&self.running).insert(name.clone(), running);
-        self.life.spawn(Arc::clone(&self).note_beginning(seen, name.clone(), begun_at));
+        self.life.spawn(Arc::clone(&self).note_beginning(seen, held.clone(), begun_at));
 
         let _ = timeout(Duration::from_millis(wish.lasts), told.notified()).await;
         let ended_at = self.now();
         let is_lost = matches!(wish.outcome, Outcome::Lost { .. });
         self.see(seen, |seen| (seen.ended_at, seen.is_lost) = (Some(ended_at), is_lost));
         self.life.note(|| format!("{} {} has ended", held.account, held.id));
-        self.post(seen, &name, begun_at, (ended_at, wish.outcome)).await;
+        self.post(seen, held.name(), begun_at, (ended_at, wish.outcome)).await;
         lock(&self.running).remove(&name);
     }
 
@@ -134,7 +140,7 @@ impl Gateway {
             None => holding.await,
         };
         let (hold, session) = match held {
-            Ok(held) => (Hold::Held(held.session.attempt), Some(held.session)),
+            Ok(held) => (Hold::Held(held.session.hold), Some(held.session)),
             Err(HoldError::Refused(_) | HoldError::Store(StoreError::Away(_) | StoreError::Busy)) => {
                 (Hold::Nothing, None)
             }
@@ -148,16 +154,16 @@ impl Gateway {
     }
 
     /// A failure is no harm: it is noted again with the next minute, and with the end.
-    async fn note_beginning(self: Arc<Self>, seen: usize, (account, session): Name, at: Timestamp) {
-        if self.billing.begin(&account, &session, at, self.now()).await.is_ok() {
+    async fn note_beginning(self: Arc<Self>, seen: usize, held: Session, at: Timestamp) {
+        if self.billing.begin(held.name(), at, self.now()).await.is_ok() {
             self.see(seen, |seen| seen.is_noted = true);
         }
     }
 
     async fn void(&self, seen: usize, held: &Session) {
-        let voided = self.persist(|| self.billing.void(held, "no browser", self.now())).await;
+        let voided = self.persist(|| self.billing.void(held.name(), "no browser", self.now())).await;
         if let Ok(voided) = voided
-            && voided.attempt == held.attempt
+            && voided.hold == held.hold
         {
             self.see(seen, |seen| seen.settled = Some(voided));
         }
@@ -166,7 +172,7 @@ impl Gateway {
     async fn post(
         &self,
         seen: usize,
-        (account, session): &Name,
+        name: SessionName<'_>,
         begun_at: Timestamp,
         (at, outcome): (Timestamp, Outcome),
     ) {
@@ -174,18 +180,18 @@ impl Gateway {
         let post = || {
             let end = end.clone();
             async move {
-                self.billing.begin(account, session, begun_at, self.now()).await?;
+                self.billing.begin(name, begun_at, self.now()).await?;
                 self.see(seen, |seen| seen.is_noted = true);
-                self.billing.post(account, session, end, self.now()).await
+                self.billing.post(name, end, self.now()).await
             }
         };
         match self.persist(post).await {
             Ok(posted) => self.see(seen, |seen| seen.settled = Some(posted)),
             // Somebody took this gateway for dead, and has settled it.
-            Err(Error::Refused(Refused::ExistsDifferent | Refused::State(_))) => {
-                self.life.note(|| format!("{account} {session} was settled by another"));
+            Err(Error::Refused(Refused::ExistsDifferent | Refused::State(_) | Refused::HeldAnew)) => {
+                self.life.note(|| format!("{} was settled by another", name.session));
             }
-            Err(error) => self.world.find_fault(format!("{account} {session} cannot be settled: {error}")),
+            Err(error) => self.world.find_fault(format!("{name:?} cannot be settled: {error}")),
         }
     }
 
@@ -228,16 +234,16 @@ impl Gateway {
     async fn repair(&self) -> Result<(), Error> {
         let now = self.now();
         for session in self.billing.open_sessions_of(&self.life.id).await? {
-            let name = (session.account.clone(), session.id.clone());
+            let name = (session.account.clone(), session.id.clone(), session.hold);
             if now.since(session.held_at) <= ADMISSION || lock(&self.running).contains_key(&name) {
                 continue;
             }
             let repaired = match session.begun_at {
-                None => self.billing.void(&session, "gateway fault", now).await,
+                None => self.billing.void(session.name(), "gateway fault", now).await,
                 Some(at) => {
                     let outcome = Outcome::Completed { cause: "gateway fault" };
                     let end = End { at, outcome, up_bytes: 0, down_bytes: 0 };
-                    self.billing.post(&name.0, &name.1, end, now).await
+                    self.billing.post(session.name(), end, now).await
                 }
             };
             match repaired {
@@ -281,7 +287,15 @@ impl Gateway {
                 self.see(seen, |seen| seen.asked = seen.asked.max(minutes));
                 let bytes = u64::from(minute);
                 let session = name.1.clone();
-                Progress { session, begun_at, minutes, owed: 0, up_bytes: bytes, down_bytes: bytes }
+                Progress {
+                    session,
+                    hold: name.2,
+                    begun_at,
+                    minutes,
+                    owed: 0,
+                    up_bytes: bytes,
+                    down_bytes: bytes,
+                }
             };
             names.iter().map(progress).collect::<Vec<_>>()
         };

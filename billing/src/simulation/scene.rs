@@ -141,15 +141,11 @@ impl Scene {
         let skews = *chance.one_of(&[0, 50, 2_000, 20_000, 600_000]);
         let weather = *chance.one_of(&WEATHERS);
         let mishaps = mishaps(slots, chance);
-        // An id that was given up by another gateway, since its own was taken for dead, is free again; and the ledger does not
-        // tell the two sessions of one id apart, should its own gateway come back. Where that may happen no id is used twice.
-        let may_come_back = weather.lost > 3
-            || mishaps.iter().any(|(_, mishap)| matches!(mishap, Mishap::CutOff(..) | Mishap::Away(_)));
         Scene {
             weather,
             slots,
             skews,
-            wishes: wishes(&accounts, slots, !may_come_back, chance),
+            wishes: wishes(&accounts, slots, chance),
             errands: errands(&accounts, chance),
             mishaps,
             crashes: crashes(chance),
@@ -209,7 +205,7 @@ fn with_key(opened: Change, key: Key, given: Context<'_>) -> Change {
     Change { entries, events: opened.events, ..Change::clone(&added) }
 }
 
-fn wishes(accounts: &[Opened], slots: usize, again: bool, chance: &mut Chance) -> Vec<Wish> {
+fn wishes(accounts: &[Opened], slots: usize, chance: &mut Chance) -> Vec<Wish> {
     let mut wishes: Vec<Wish> = Vec::new();
     let longest = *chance.one_of(&[30 * SECOND, 2 * MINUTE, 5 * MINUTE]);
     for number in 0..chance.among(6..24) {
@@ -229,8 +225,7 @@ fn wishes(accounts: &[Opened], slots: usize, again: bool, chance: &mut Chance) -
             leaves: chance.permille(60).then(|| chance.among(0..2 * SECOND)),
         };
         // A client that asks again, or another one with the same id; soon after, or when all is over.
-        if again
-            && chance.permille(300)
+        if chance.permille(300)
             && let Some(earlier) = wishes.last()
         {
             let after = *chance.one_of(&[20, SECOND, 40 * SECOND, MINUTE]);

@@ -63,7 +63,9 @@ impl From<Error> for Failure {
             }
             Error::Refused(Refused::BalanceLeft(_)) => "pay it back and repeat this with --forfeit",
             Error::Refused(Refused::Erased) => "make a new customer",
-            Error::Refused(Refused::Text { .. } | Refused::OutOfRange | Refused::State(_))
+            Error::Refused(
+                Refused::Text { .. } | Refused::OutOfRange | Refused::State(_) | Refused::HeldAnew,
+            )
             | Error::NoSession
             | Error::NoPlan(_) => "nothing was changed",
             Error::Webhook(ref error) => super::webhook::next_step(error),

@@ -182,11 +182,11 @@ async fn a_lost_session_is_shown_with_its_cause() {
     let billing = store::open(&operator.config()).unwrap();
     let who = billing.authenticate(created["apiKey"].as_str().unwrap()).await.unwrap().unwrap();
     let (id, start) = ("s1".parse::<SessionId>().unwrap(), store::now());
-    billing.hold(&who, id.clone(), &GatewayId::random(), start).await.unwrap();
-    billing.begin(&who.account, &id, start, start).await.unwrap();
+    let held = billing.hold(&who, id, &GatewayId::random(), start).await.unwrap().session;
+    billing.begin(held.name(), start, start).await.unwrap();
     let at = Timestamp::from_millis(start.as_millis() + 1_250);
     let end = End { at, outcome: Outcome::Lost { cause: "crashed" }, up_bytes: 1, down_bytes: 2 };
-    billing.post(&who.account, &id, end, at).await.unwrap();
+    billing.post(held.name(), end, at).await.unwrap();
 
     let session = &operator.json("customer show acme").await["sessions"][0];
     assert_eq!(

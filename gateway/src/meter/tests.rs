@@ -292,7 +292,9 @@ impl Bench {
     async fn begin(&self, customer: &Principal) -> Running<'_> {
         let Gateway { id, billing, clock, sessions, meter, .. } = &*self.gateway;
         let held = billing.hold(customer, SessionId::random(), id, clock.now()).await.unwrap().session;
-        let live = Arc::new(Live::for_tests(held.account, held.id, held.terms, clock.now()));
+        let mut live = Live::for_tests(held.account, held.id, held.terms, clock.now());
+        live.hold = held.hold;
+        let live = Arc::new(live);
         let _attached = sessions.begin(Arc::clone(&live), IpAddr::from([127, 0, 0, 1]));
         meter.begin(&live);
         Running { live, _attached }

@@ -5,13 +5,14 @@ fn entry(session: usize, minutes: u32, end: Option<Outcome>) -> Entry {
     Entry {
         account: "acme".parse().unwrap(),
         session: format!("s{session}").parse().unwrap(),
+        hold: format!("{session:016x}").parse().unwrap(),
         begun_at: Timestamp::from_millis(1_000),
         minutes,
         at: Timestamp::from_millis(400_000),
         up_bytes: 1,
         down_bytes: 2,
         end: end.map(Ended::from),
-        hold: None,
+        credit: None,
     }
 }
 
@@ -40,7 +41,8 @@ fn what_is_kept_survives_its_gateway_and_is_handed_on_once() {
 
     let next = adopted(folder.path());
     assert_eq!(next.entries(), [entry(1, 7, None), ended]);
-    assert!(next.contains(&"acme".parse().unwrap(), &"s1".parse().unwrap()));
+    assert!(next.contains(entry(1, 7, None).name()));
+    assert!(!next.contains(SessionName { hold: HoldId::random(), ..entry(1, 7, None).name() }));
     assert_eq!(adopted(folder.path()).len(), 2, "and on, where that one ends, too");
 }
 
@@ -55,6 +57,21 @@ fn an_end_is_not_replaced_by_a_minute_that_comes_late() {
 }
 
 #[test]
+fn sessions_that_had_the_same_id_are_told_apart() {
+    let folder = tempfile::tempdir().unwrap();
+    let owed = Owed::new(folder.path(), &gateway());
+    let ended = entry(1, 7, Some(Outcome::Completed { cause: "idle" }));
+    let again = Entry { hold: HoldId::random(), ..entry(1, 1, None) };
+    owed.keep(ended.clone()).unwrap();
+    owed.keep(again.clone()).unwrap();
+    owed.settled(again.name());
+    assert_eq!(owed.entries(), [ended.clone()]);
+    owed.keep(again).unwrap();
+    owed.settled(ended.name());
+    assert_eq!(adopted(folder.path()).len(), 1);
+}
+
+#[test]
 fn the_file_stays_small_and_is_emptied() {
     let folder = tempfile::tempdir().unwrap();
     let owed = Owed::new(folder.path(), &gateway());
@@ -66,7 +83,7 @@ fn the_file_stays_small_and_is_emptied() {
     }
     assert!(size() < line * 2 * SLACK as u64);
     assert_eq!(adopted_copy(&owed), [entry(1, 9_999, None)]);
-    owed.settled(&"acme".parse().unwrap(), &"s1".parse().unwrap());
+    owed.settled(entry(1, 0, None).name());
     assert_eq!((size(), owed.len()), (0, 0));
 }
 

@@ -125,9 +125,9 @@ async fn a_customer_is_told_of_its_own_events_and_of_what_it_chose(bench: Bench)
     for (name, outcome) in [("done", COMPLETED), ("lost", Outcome::Lost { cause: "crashed" })] {
         for customer in [&one, &other] {
             billing.hold(&customer.who, session(name), &gateway("gw"), after(1)).await.unwrap();
-            billing.begin(&customer.id, &session(name), after(1), after(1)).await.unwrap();
+            billing.begin_latest(&customer.id, &session(name), after(1), after(1)).await.unwrap();
             let ended = End { outcome, ..end(after(2)) };
-            billing.post(&customer.id, &session(name), ended, after(2)).await.unwrap();
+            billing.post_latest(&customer.id, &session(name), ended, after(2)).await.unwrap();
         }
     }
     sort(&mut consumer(billing, "one")).await;

@@ -8,7 +8,7 @@ use super::*;
 async fn warm(bench: &Bench, customer: &Customer) {
     bench.billing.settle_abandoned(&gateway("gw"), START).await.unwrap();
     let held = bench.billing.hold(&customer.who, session("first"), &gateway("gw"), START).await.unwrap();
-    bench.billing.void(&held.session, "no browser", START).await.unwrap();
+    bench.billing.void(held.session.name(), "no browser", START).await.unwrap();
 }
 
 async fn reserve(bench: &Bench, customer: &Customer) -> Result<Reserved, HoldError> {
@@ -52,7 +52,7 @@ async fn every_look_and_every_command_finds_what_was_put_off() {
     reserve(&bench, &customer).await.unwrap();
     assert_eq!(bench.billing.verify(account).await.unwrap().open, 4);
     let five = id(&reserve(&bench, &customer).await.unwrap());
-    bench.billing.begin(account, &five, START, START).await.unwrap();
+    bench.billing.begin_latest(account, &five, START, START).await.unwrap();
     reserve(&bench, &customer).await.unwrap();
     bench.billing.heartbeat(&gateway("gw"), START).await.unwrap();
     assert_eq!(bench.another().open_sessions().await.unwrap().len(), 6);
@@ -79,7 +79,7 @@ fn a_hold_is_confirmed_while_others_look() {
             runtime.block_on(async {
                 let reserved = reserve(&bench, &customer).await.unwrap();
                 let confirmed = billing.confirm(&reserved, START).await;
-                billing.void(&reserved.session, "no browser", START).await.unwrap();
+                billing.void(reserved.session.name(), "no browser", START).await.unwrap();
                 confirmed.is_err()
             })
         });

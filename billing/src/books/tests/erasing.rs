@@ -48,8 +48,8 @@ async fn what_is_personal_goes_and_what_is_money_stays(bench: Bench) {
         ..SessionRequest::default()
     };
     billing.hold(&who, NewSession::named(session("s"), request), &gateway("gw"), START).await.unwrap();
-    billing.begin(&id, &session("s"), START, START).await.unwrap();
-    billing.post(&id, &session("s"), end(after(1)), after(1)).await.unwrap();
+    billing.begin_latest(&id, &session("s"), START, START).await.unwrap();
+    billing.post_latest(&id, &session("s"), end(after(1)), after(1)).await.unwrap();
     billing.create_key(&id, "Lovelace's laptop".to_owned(), Actor::Operator, START).await.unwrap();
     billing.create_webhook(&id, "https://lovelace.example.com/", &[], START).await.unwrap();
     let before = billing.audit(&id, 0, LIST_MAX).await.unwrap();
@@ -115,7 +115,7 @@ async fn nobody_is_erased_who_has_sessions_or_money(bench: Bench) {
     let held = billing.hold(&who, session("s"), &gateway("gw"), START).await.unwrap().session;
     let open = erase(true).await;
     assert!(matches!(open, Err(Error::Refused(Refused::SessionsOpen(1)))), "{open:?}");
-    billing.void(&held, "no browser", START).await.unwrap();
+    billing.void(held.name(), "no browser", START).await.unwrap();
     let entries = billing.verify(&id).await.unwrap().entries;
     assert!(erase(false).await.is_err());
     assert_eq!(billing.verify(&id).await.unwrap().entries, entries, "a refusal writes nothing");

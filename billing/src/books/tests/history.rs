@@ -52,8 +52,11 @@ enum Step {
     Complete(u8),
     Lose(u8),
     Void(u8),
-    /// A void that comes late: of the first time that the id was held.
+    /// These come late: for the session that had the id first.
     VoidFirst(u8),
+    BeginFirst(u8),
+    OweFirst(u8, u32),
+    CompleteFirst(u8),
     Abandon,
     Credit(u8, u64),
     Suspend(bool),
@@ -72,6 +75,9 @@ fn step() -> impl Strategy<Value = Step> {
         3 => id.clone().prop_map(Step::Lose),
         2 => id.clone().prop_map(Step::Void),
         1 => id.clone().prop_map(Step::VoidFirst),
+        1 => id.clone().prop_map(Step::BeginFirst),
+        1 => (id.clone(), 5..12_u32).prop_map(|(id, minutes)| Step::OweFirst(id, minutes)),
+        1 => id.clone().prop_map(Step::CompleteFirst),
         1 => Just(Step::Abandon),
         2 => (0..8_u8, prop_oneof![Just(3_000_u64), Just(10_000), Just(25_000)])
             .prop_map(|(command, amount)| Step::Credit(command, amount)),
@@ -348,6 +354,15 @@ impl Model {
         }
     }
 
+    /// A later session of its id is none of its business.
+    fn is_first(&self, id: u8) -> Verdict {
+        match self.sessions.get(&id) {
+            Some(Run { attempt: 0, .. }) => Ok(()),
+            Some(_) => Err("held anew"),
+            None => Err("no session"),
+        }
+    }
+
     fn void(&mut self, id: u8) -> Verdict {
         let mut run = self.sessions.get(&id).ok_or("no session")?.clone();
         match (run.begun, &run.ended) {
@@ -433,6 +448,11 @@ impl Model {
             Step::Lose(id) => self.post(id, self.now, CRASHED),
             Step::Void(id) => self.void(id),
             Step::VoidFirst(id) => self.void_first(id),
+            Step::BeginFirst(id) => self.is_first(id).and_then(|()| self.begin(id)),
+            Step::OweFirst(id, minutes) => {
+                self.is_first(id).map_err(|_| "not open").and_then(|()| self.owe(id, minutes))
+            }
+            Step::CompleteFirst(id) => self.is_first(id).and_then(|()| self.post(id, self.now, "client")),
             Step::Abandon => {
                 self.abandon();
                 Ok(())
@@ -490,7 +510,7 @@ impl Real {
 
     async fn in_memory(plan: &str, prepaid: Option<u64>) -> Real {
         let server = Arc::default();
-        let handles = [(); 2].map(|()| Billing::over(Line::to(&server), plans(), LIMITS));
+        let handles = [(); 2].map(|()| Billing::over(Line::to(&server), plans(), LIMITS, HoldIds::new()));
         Real::with(handles, plan, prepaid).await
     }
 
@@ -507,6 +527,7 @@ impl Real {
 
     async fn run(&mut self, process: usize, step: &Step) -> Verdict {
         let (billing, account, now) = (&self.handles[process], &self.who.account, self.now);
+        let first_of = |id: u8| self.held.get(&id).map(Session::name).ok_or("no session");
         let id = |id: u8| session(&format!("s{id}"));
         let end = |outcome| End { at: now, outcome, up_bytes: 0, down_bytes: 0 };
         match *step {
@@ -528,25 +549,28 @@ impl Real {
                 }
                 held(reserved)
             }
-            Step::Begin(begin) => done(billing.begin(account, &id(begin), now, now).await),
+            Step::Begin(begin) => done(billing.begin_latest(account, &id(begin), now, now).await),
             Step::Extend(id, minutes) => first(self.meter(billing, &[id], minutes, 0).await),
             Step::Owe(id, minutes) => first(self.meter(billing, &[id], minutes, minutes).await),
             Step::Meter(minutes) => {
                 let all: Vec<_> = (0..SESSIONS).collect();
                 first(self.meter(billing, &all, minutes, 0).await)
             }
-            Step::Complete(post) => done(billing.post(account, &id(post), end(COMPLETED), now).await),
-            Step::Lose(post) => {
-                done(billing.post(account, &id(post), end(Outcome::Lost { cause: CRASHED }), now).await)
-            }
+            Step::Complete(post) => done(billing.post_latest(account, &id(post), end(COMPLETED), now).await),
+            Step::Lose(post) => done(
+                billing.post_latest(account, &id(post), end(Outcome::Lost { cause: CRASHED }), now).await,
+            ),
             Step::Void(void) => match billing.session(account, &id(void)).await.unwrap() {
-                Some(session) => done(billing.void(&session, "no browser", now).await),
+                Some(session) => done(billing.void(session.name(), "no browser", now).await),
                 None => Err("no session"),
             },
-            Step::VoidFirst(void) => match self.held.get(&void) {
-                Some(session) => done(billing.void(session, "no browser", now).await),
-                None => Err("no session"),
+            Step::VoidFirst(void) => done(billing.void(first_of(void)?, "no browser", now).await),
+            Step::BeginFirst(begin) => done(billing.begin(first_of(begin)?, now, now).await),
+            Step::OweFirst(owe, minutes) => match self.held.get(&owe) {
+                Some(held) => self.owe_first(billing, held, minutes).await,
+                None => Err("not open"),
             },
+            Step::CompleteFirst(post) => done(billing.post(first_of(post)?, end(COMPLETED), now).await),
             Step::Abandon => done(self.handles[0].settle_abandoned(&gateway("me"), now).await),
             Step::Credit(command, amount) => {
                 let command = format!("c{command}").parse().unwrap();
@@ -566,13 +590,24 @@ impl Real {
         let mut progress = Vec::new();
         for id in ids {
             let session = billing.session(account, &session(&format!("s{id}"))).await.unwrap();
-            let Some(begun_at) = session.as_ref().and_then(|session| session.begun_at) else { continue };
-            let id = session.unwrap().id;
-            progress.push(Progress { session: id, begun_at, minutes, owed, up_bytes: 0, down_bytes: 0 });
+            let Some((session, begun_at)) =
+                session.and_then(|session| Some((session.clone(), session.begun_at?)))
+            else {
+                continue;
+            };
+            progress.push(Progress { owed, ..minutes_of(&session, begun_at, minutes) });
         }
         let unknown = (progress.len()..ids.len()).map(|_| Err("not open"));
         let metered = billing.meter(account, &progress, self.now).await.unwrap();
         metered.into_iter().map(extended).chain(unknown).collect()
+    }
+
+    /// One that has not begun knows that itself.
+    async fn owe_first(&self, billing: &Billing, held: &Session, minutes: u32) -> Verdict {
+        let latest = billing.session(&held.account, &held.id).await.unwrap();
+        let Some(begun_at) = latest.and_then(|latest| latest.begun_at) else { return Err("not open") };
+        let progress = Progress { owed: minutes, ..minutes_of(held, begun_at, minutes) };
+        extended(billing.meter(&held.account, &[progress], self.now).await.unwrap().remove(0))
     }
 
     async fn figures(&self) -> [i64; 5] {
@@ -654,6 +689,7 @@ fn done<T>(result: Result<T, Error>) -> Verdict {
         Err(Error::NoSession) => Err("no session"),
         Err(Error::Refused(Refused::State(_))) => Err("state"),
         Err(Error::Refused(Refused::ExistsDifferent)) => Err("different"),
+        Err(Error::Refused(Refused::HeldAnew)) => Err("held anew"),
         Err(error) => panic!("{error}"),
     }
 }

@@ -26,16 +26,16 @@ async fn busy(billing: &Billing, id: &str, prepaid: Option<u64>) -> Principal {
     billing.revoke_key(&account.id, &key.id, Actor::Operator, START).await.unwrap();
     for (name, outcome) in [("done", COMPLETED), ("lost", Outcome::Lost { cause: "crashed" })] {
         billing.hold(&who, session(name), &gateway("gw"), START).await.unwrap();
-        billing.begin(&account.id, &session(name), START, START).await.unwrap();
+        billing.begin_latest(&account.id, &session(name), START, START).await.unwrap();
         let ended = End { outcome, ..end(after(2 * MINUTE)) };
-        billing.post(&account.id, &session(name), ended, after(2 * MINUTE)).await.unwrap();
+        billing.post_latest(&account.id, &session(name), ended, after(2 * MINUTE)).await.unwrap();
     }
     let voided = billing.hold(&who, session("voided"), &gateway("gw"), START).await.unwrap();
-    billing.void(&voided.session, "no browser", START).await.unwrap();
+    billing.void(voided.session.name(), "no browser", START).await.unwrap();
     for open in ["held", "open"] {
         billing.hold(&who, session(open), &gateway("gw"), START).await.unwrap();
     }
-    billing.begin(&account.id, &session("open"), START, START).await.unwrap();
+    billing.begin_latest(&account.id, &session("open"), START, START).await.unwrap();
     billing.heartbeat(&gateway("gw"), after(3 * MINUTE)).await.unwrap();
     billing.create_webhook(&account.id, "https://example.com/hook", &[], START).await.unwrap();
     who

@@ -46,13 +46,13 @@ async fn six_minutes(billing: &Billing, who: &Principal, name: &str, from: u64) 
 async fn begin_six(billing: &Billing, who: &Principal, name: &str, from: u64) {
     let (id, from) = (session(name), at(from));
     billing.hold(who, id.clone(), &gateway("gw"), from).await.unwrap();
-    billing.begin(&who.account, &id, from, from).await.unwrap();
+    billing.begin_latest(&who.account, &id, from, from).await.unwrap();
     extend(billing, &who.account, &id, 6).await.unwrap();
 }
 
 async fn post_six(billing: &Billing, who: &Principal, name: &str, from: u64) {
     let ended = at(from + 6 * MINUTE);
-    billing.post(&who.account, &session(name), end(ended), ended).await.unwrap();
+    billing.post_latest(&who.account, &session(name), end(ended), ended).await.unwrap();
 }
 
 impl Bench {
@@ -134,7 +134,7 @@ async fn sessions_that_are_open_at_the_cut_are_counted_where_they_end(bench: Ben
     begin_six(billing, &who, "void-after-it", FEBRUARY - MINUTE).await;
     let held = billing.hold(&who, session("held"), &gateway("gw"), at(FEBRUARY - 1)).await.unwrap().session;
     post_six(billing, &who, "over-the-end", FEBRUARY - 2 * MINUTE).await;
-    billing.void(&held, "no browser", at(FEBRUARY + 1)).await.unwrap();
+    billing.void(held.name(), "no browser", at(FEBRUARY + 1)).await.unwrap();
 
     let archive = bench.seal(&id, "2027-01", APRIL, &folder).await.unwrap();
 

@@ -63,13 +63,13 @@ async fn use_up(billing: &Billing, who: &Principal, (month, gateway): (Period, &
             let id = SessionId::random();
             let held = billing.hold(who, id.clone(), gateway, from).await.unwrap();
             if number % 50 == 49 {
-                billing.void(&held.session, "no browser", from).await.unwrap();
+                billing.void(held.session.name(), "no browser", from).await.unwrap();
                 return;
             }
-            billing.begin(&who.account, &id, from, from).await.unwrap();
+            billing.begin_latest(&who.account, &id, from, from).await.unwrap();
             let at = Timestamp::from_millis(from.as_millis() + 3 * MINUTE);
             let outcome = if number % 50 == 48 { Outcome::Lost { cause: "crashed" } } else { COMPLETED };
-            billing.post(&who.account, &id, End { outcome, ..end(at) }, at).await.unwrap();
+            billing.post_latest(&who.account, &id, End { outcome, ..end(at) }, at).await.unwrap();
         });
         join_all(sessions).await;
     }

@@ -9,7 +9,7 @@ use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::Path;
 
-use crate::id::GatewayId;
+use crate::id::{GatewayId, HoldId};
 use crate::key::Principal;
 use crate::request::{NewSession, SessionRequest};
 use crate::session::Session;
@@ -23,23 +23,25 @@ const LONG: u64 = 1 << 20;
 pub(crate) struct Noted {
     pub(crate) who: Principal,
     pub(crate) new: NewSession,
+    pub(crate) hold: HoldId,
     pub(crate) gateway: GatewayId,
     pub(crate) held_at: Timestamp,
 }
 
 impl Noted {
     fn parse(line: &str) -> Option<Self> {
-        let mut words = line.strip_suffix('\n')?.splitn(6, ' ');
+        let mut words = line.strip_suffix('\n')?.splitn(7, ' ');
         let mut word = || words.next();
         let who = Principal { account: word()?.parse().ok()?, key: word()?.parse().ok()? };
         let id = word()?.parse().ok()?;
+        let hold = word()?.parse().ok()?;
         let gateway = word()?.parse().ok()?;
         let held_at = Timestamp::from_millis(word()?.parse().ok()?);
         let request = match word()? {
             "" => SessionRequest::default(),
             request => serde_json::from_str(request).ok()?,
         };
-        Some(Self { who, new: NewSession::named(id, request), gateway, held_at })
+        Some(Self { who, new: NewSession::named(id, request), hold, gateway, held_at })
     }
 }
 
@@ -72,11 +74,11 @@ impl Journal {
     /// Notes a session that is held.
     pub(super) fn append(&mut self, held: &Session) -> io::Result<()> {
         self.line.clear();
-        for word in [held.account.as_str(), held.key.as_str(), held.id.as_str(), held.gateway.as_str()] {
+        for word in [held.account.as_str(), held.key.as_str(), held.id.as_str()] {
             self.line.extend_from_slice(word.as_bytes());
             self.line.push(b' ');
         }
-        write!(self.line, "{} ", held.held_at.as_millis())?;
+        write!(self.line, "{} {} {} ", held.hold, held.gateway, held.held_at.as_millis())?;
         // Most sessions ask for nothing, and then there is nothing to write.
         if !held.request.is_empty() {
             serde_json::to_writer(&mut self.line, &held.request)?;

@@ -8,7 +8,7 @@ use redis::{Cmd, Value};
 
 use super::{Call, Link, Redis, RedisUrl, surprise};
 use crate::audit::Actor;
-use crate::id::{AccountId, GatewayId};
+use crate::id::{AccountId, GatewayId, HoldId};
 use crate::key::Key;
 use crate::ledger::{self, Answer, Change, Context, Opening};
 use crate::plan::Plan;
@@ -59,7 +59,8 @@ impl BareScript {
         let mut calls = Vec::new();
         for _ in 0..count {
             let new = NewSession::fresh(SessionRequest::default());
-            let Ok(Answer::Change(change)) = ledger::hold(&account, &key_id, &new, &gateway, None, given)
+            let hold = (&new, HoldId::random());
+            let Ok(Answer::Change(change)) = ledger::hold(&account, &key_id, hold, &gateway, None, given)
             else {
                 return Err(surprise().into());
             };

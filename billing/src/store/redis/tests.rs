@@ -48,10 +48,10 @@ async fn customer(billing: &Billing, micros: u64) -> Principal {
 /// A whole session, and that its log adds up.
 async fn run(billing: &Billing, who: &Principal) {
     let id = billing.hold(who, SessionId::random(), &gateway(), NOW).await.unwrap().session.id;
-    billing.begin(&who.account, &id, NOW, NOW).await.unwrap();
+    billing.begin_latest(&who.account, &id, NOW, NOW).await.unwrap();
     let outcome = Outcome::Completed { cause: "client" };
     let end = End { at: NOW, outcome, up_bytes: 1, down_bytes: 2 };
-    billing.post(&who.account, &id, end, NOW).await.unwrap();
+    billing.post_latest(&who.account, &id, end, NOW).await.unwrap();
     billing.verify(&who.account).await.unwrap();
 }
 
@@ -326,7 +326,7 @@ async fn a_failover_is_followed() {
     .await;
     // The old master still answers questions, and refuses to be written to.
     let held = eventually(async || billing.hold(&who, SessionId::random(), &gateway(), NOW).await).await;
-    billing.void(&held.session, "no browser", NOW).await.unwrap();
+    billing.void(held.session.name(), "no browser", NOW).await.unwrap();
     run(&billing, &who).await;
     let after = billing.verify(&who.account).await.unwrap();
     assert!(after.entries > before.entries && after.open == 0, "{after:?}");
