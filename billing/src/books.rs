@@ -28,9 +28,11 @@ use crate::time::Timestamp;
 use crate::usage::{self, PeriodUsage, Span};
 use crate::webhook::WebhookError;
 
-mod unsecured;
+mod debt;
 #[cfg(test)]
 mod tests;
+
+pub use debt::{Credit, Debt, Ended};
 
 /// How often a command is decided anew because its account has moved on. Within one process a round lasts
 /// microseconds and somebody wins each, so that many in a row mean that something else is wrong.

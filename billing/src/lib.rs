@@ -44,7 +44,10 @@ pub use account::{Account, AccountType, EMAIL_MAX};
 pub use archive::{Archive, ArchiveError};
 pub use audit::{Actor, Digest, Entry, EntryKind, Fault, Verified};
 pub use backup::BackupError;
-pub use books::{Billing, Error, ExtendError, Held, HoldError, Limits, NewCustomer, Reserved, Standing};
+pub use books::{
+    Billing, Credit, Debt, Ended, Error, ExtendError, Held, HoldError, Limits, NewCustomer, Reserved,
+    Standing,
+};
 pub use consumer::{Consumer, Sorted};
 pub use delivery::{AT_A_TIME, ATTEMPTS_MAX, Backlog, DeadLetter, Delivery, Fate, Group, LEASE, Parcel};
 pub use event::{Cursor, Event, EventKind};

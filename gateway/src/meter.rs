@@ -246,7 +246,7 @@ fn let_start(gateway: &Gateway, due: Due) -> Option<Due> {
         live.end(Close::TryAgain);
         return None;
     }
-    match gateway.owed.keep(live.owed_entry(minute)) {
+    match gateway.owed.keep(live.debt(minute)) {
         // The price of the session covers it.
         _ if without_cover == 0 => {}
         Ok(()) => live.owe(minute),

@@ -4,14 +4,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use billing::{Billing, Error, StoreError};
+use billing::{Billing, Debt, Error, StoreError};
 use futures_util::future::join_all;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 use tracing::{info, warn};
 
 use crate::clock::Clock;
-use crate::owed::{Entry, Owed};
+use crate::owed::Owed;
 use crate::serve::Gateway;
 use crate::sessions::Sessions;
 use crate::settle;
@@ -153,16 +153,13 @@ async fn pay(
     billing: &Billing,
     clock: &Clock,
     sessions: &Sessions,
-    entry: &Entry,
+    entry: &Debt,
 ) -> Result<(), StoreError> {
     let now = clock.now();
-    if let Err(Error::Store(error)) = entry.hold(billing, now).await {
-        return Err(error);
-    }
-    let metered = billing.meter(&entry.account, &[entry.progress()], now).await?;
+    let is_noted = billing.repay(entry, now).await?;
     if entry.end.is_none() && sessions.contains(entry.name()) {
         // It runs; where the ledger does not have it open, its next date will show.
-        if owed.forget(entry) && metered.iter().all(Result::is_ok) {
+        if owed.forget(entry) && is_noted {
             info!(session = %entry.session, minutes = entry.minutes, "minutes that the ledger was away for are committed");
         }
         return Ok(());
@@ -171,7 +168,7 @@ async fn pay(
         // It ended since this was looked at: how, is kept or settled already.
         return Ok(());
     }
-    let end = entry.end();
+    let end = entry.end(settle::causes());
     match billing.post(entry.name(), end.clone(), now).await {
         Ok(record) => {
             if owed.forget(entry) {
@@ -206,20 +203,21 @@ mod tests {
         let now = clock.now();
         let new = NewSession::fresh(SessionRequest::default());
         let held = billing.hold(&who, new, id, now).await.unwrap().session;
-        let ran = Entry {
+        let ran = Debt {
             account: account.id.clone(),
             session: held.id.clone(),
+            hold: held.hold,
             begun_at: now,
             minutes: 1,
             at: now,
             up_bytes: 0,
             down_bytes: 0,
             end: None,
-            hold: None,
+            credit: None,
         };
         let lost = Outcome::Lost { cause: crate::refusal::Close::Lost.cause() };
         owed.keep(ran.clone()).unwrap();
-        owed.keep(Entry { end: Some(lost.into()), ..ran.clone() }).unwrap();
+        owed.keep(Debt { end: Some(lost.into()), ..ran.clone() }).unwrap();
 
         // Somebody had looked at what is owed before it ended.
         pay(owed, billing, clock, sessions, &ran).await.unwrap();

@@ -11,14 +11,9 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use billing::{
-    AccountId, Billing, End, Error, GatewayId, HoldId, KeyId, Micros, NewSession, Outcome, Principal,
-    Progress, Reserved, Session, SessionId, SessionName, SessionRequest, Terms, Timestamp,
-};
+use billing::{AccountId, Debt, GatewayId, HoldId, Micros, SessionId, SessionName};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
-
-use crate::settle;
 
 #[cfg(test)]
 mod tests;
@@ -30,123 +25,6 @@ const FOLDER: &str = "owed";
 const MOST: usize = 65_536;
 /// Lines of no use that are not worth writing the file anew.
 const SLACK: usize = 1_024;
-/// Why a session ended that was running when its gateway was killed.
-const GATEWAY_LOST: &str = "gateway lost";
-
-/// How far a session had come, by what its gateway has seen.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Entry {
-    pub account: AccountId,
-    pub session: SessionId,
-    /// Which hold of that id it is.
-    pub hold: HoldId,
-    pub begun_at: Timestamp,
-    /// Minutes that have started, where some of them may not be set aside; else none.
-    pub minutes: u32,
-    /// When that was.
-    pub at: Timestamp,
-    pub up_bytes: u64,
-    pub down_bytes: u64,
-    /// How it ended at that moment. None: it ran.
-    pub end: Option<Ended>,
-    /// What to hold it with, where the ledger may not have heard of it at all.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub credit: Option<Credit>,
-}
-
-/// A session that began [on credit](crate::unsecured).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Credit {
-    key: KeyId,
-    gateway: GatewayId,
-    request: SessionRequest,
-    terms: Terms,
-}
-
-impl Credit {
-    /// None: its price is set aside.
-    #[must_use]
-    pub fn of(reserved: &Reserved) -> Option<Self> {
-        let Session { key, gateway, request, terms, .. } = &reserved.session;
-        let (key, gateway, request) = (key.clone(), gateway.clone(), request.clone());
-        reserved.is_unsecured().then_some(Self { key, gateway, request, terms: *terms })
-    }
-}
-
-/// How a session ended.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Ended {
-    lost: bool,
-    cause: String,
-}
-
-impl From<Outcome> for Ended {
-    fn from(outcome: Outcome) -> Self {
-        let (lost, cause) = match outcome {
-            Outcome::Completed { cause } => (false, cause),
-            Outcome::Lost { cause } => (true, cause),
-        };
-        Self { lost, cause: cause.to_owned() }
-    }
-}
-
-impl Entry {
-    /// Makes sure that the ledger has it. A repeat changes nothing.
-    ///
-    /// # Errors
-    ///
-    /// The ledger's.
-    pub async fn hold(&self, billing: &Billing, now: Timestamp) -> Result<(), Error> {
-        let Some(Credit { key, gateway, request, .. }) = &self.credit else { return Ok(()) };
-        let who = Principal { account: self.account.clone(), key: key.clone() };
-        let new = NewSession::named(self.session.clone(), request.clone());
-        billing.hold_begun(&who, (&new, self.hold), gateway, now).await
-    }
-
-    /// What nobody has set aside of it.
-    fn on_credit(&self) -> Micros {
-        let Some(Credit { terms, .. }) = &self.credit else { return Micros::ZERO };
-        let minutes = terms.minute_price.checked_mul(self.minutes.saturating_sub(terms.session_minutes));
-        minutes.and_then(|price| price.checked_add(terms.session_price)).unwrap_or(Micros::MAX)
-    }
-
-    /// What the ledger is told of its minutes.
-    #[must_use]
-    pub fn progress(&self) -> Progress {
-        Progress {
-            session: self.session.clone(),
-            hold: self.hold,
-            begun_at: self.begun_at,
-            minutes: self.minutes,
-            owed: self.minutes,
-            up_bytes: self.up_bytes,
-            down_bytes: self.down_bytes,
-        }
-    }
-
-    /// How it ended; of one that ran, what is known of its end.
-    #[must_use]
-    pub fn end(&self) -> End {
-        let cause = |text: &str| settle::causes().find(|cause| *cause == text).unwrap_or(GATEWAY_LOST);
-        let outcome = match &self.end {
-            Some(Ended { lost: true, cause: text }) => Outcome::Lost { cause: cause(text) },
-            Some(Ended { lost: false, cause: text }) => Outcome::Completed { cause: cause(text) },
-            None => Outcome::Completed { cause: GATEWAY_LOST },
-        };
-        End { at: self.at, outcome, up_bytes: self.up_bytes, down_bytes: self.down_bytes }
-    }
-
-    /// What the ledger knows it by.
-    #[must_use]
-    pub fn name(&self) -> SessionName<'_> {
-        SessionName { account: &self.account, session: &self.session, hold: self.hold }
-    }
-
-    fn key(&self) -> Key {
-        key_of(self.name())
-    }
-}
-
 type Key = (AccountId, SessionId, HoldId);
 
 fn key_of(name: SessionName<'_>) -> Key {
@@ -157,7 +35,7 @@ fn key_of(name: SessionName<'_>) -> Key {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Line {
-    Owed(Box<Entry>),
+    Owed(Box<Debt>),
     /// Nothing is owed of that session any more.
     Paid(AccountId, SessionId, HoldId),
 }
@@ -181,7 +59,7 @@ pub struct Owed {
 
 #[derive(Debug, Default)]
 struct State {
-    entries: BTreeMap<Key, Entry>,
+    entries: BTreeMap<Key, Debt>,
     /// Made with the first entry.
     file: Option<File>,
     /// Of the file.
@@ -231,9 +109,9 @@ impl Owed {
     /// # Errors
     ///
     /// It is not kept: the session must not go on, or is tried to be settled at once.
-    pub fn keep(&self, entry: Entry) -> Result<(), NotKept> {
+    pub fn keep(&self, entry: Debt) -> Result<(), NotKept> {
         let mut state = self.state();
-        let key = entry.key();
+        let key = key_of(entry.name());
         // Its meter may be a moment behind its end.
         if entry.end.is_none() && state.entries.get(&key).is_some_and(|earlier| earlier.end.is_some()) {
             return Ok(());
@@ -249,9 +127,9 @@ impl Owed {
     }
 
     /// The entry was committed, or cannot be. Whether it was owed until now; another one of its session stays.
-    pub fn forget(&self, entry: &Entry) -> bool {
+    pub fn forget(&self, entry: &Debt) -> bool {
         let mut state = self.state();
-        let key = entry.key();
+        let key = key_of(entry.name());
         if state.entries.get(&key) != Some(entry) {
             return false;
         }
@@ -262,8 +140,8 @@ impl Owed {
 
     /// Whether this very entry is owed: no later one of its session has taken its place.
     #[must_use]
-    pub fn owes(&self, entry: &Entry) -> bool {
-        self.state().entries.get(&entry.key()) == Some(entry)
+    pub fn owes(&self, entry: &Debt) -> bool {
+        self.state().entries.get(&key_of(entry.name())) == Some(entry)
     }
 
     /// The session was settled without any of this.
@@ -286,7 +164,7 @@ impl Owed {
     }
 
     #[must_use]
-    pub fn entries(&self) -> Vec<Entry> {
+    pub fn entries(&self) -> Vec<Debt> {
         self.state().entries.values().cloned().collect()
     }
 
@@ -390,11 +268,11 @@ fn open(path: &Path) -> io::Result<File> {
 }
 
 /// What the file of a gateway that ended says is owed.
-fn read(path: &Path) -> io::Result<Vec<Entry>> {
+fn read(path: &Path) -> io::Result<Vec<Debt>> {
     let mut entries = BTreeMap::new();
     for line in fs::read_to_string(path)?.lines() {
         match serde_json::from_str(line) {
-            Ok(Line::Owed(entry)) => drop(entries.insert(entry.key(), *entry)),
+            Ok(Line::Owed(entry)) => drop(entries.insert(key_of(entry.name()), *entry)),
             Ok(Line::Paid(account, session, hold)) => drop(entries.remove(&(account, session, hold))),
             // The last one of a gateway that was killed, or whose disk was full.
             Err(error) => tracing::warn!(%error, file = %path.display(), "a line is none"),

@@ -297,7 +297,7 @@ fn begin(gateway: &Gateway, started: Started) -> Arc<Live> {
     let max_duration = held.session.request.timeout.unwrap_or(Duration::MAX).min(gateway.limits.max_duration);
     let live = Arc::new(Live::new(held, max_duration, gateway.clock.now(), estate));
     if let Some(reserved) = live.reserved.as_ref().filter(|reserved| reserved.is_unsecured()) {
-        let kept = gateway.owed.keep(live.owed_entry(0));
+        let kept = gateway.owed.keep(live.debt(0));
         gateway.unsecured.release(reserved);
         if let Err(error) = kept {
             warn!(%error, session = %live.id, "a session on credit ends: it cannot be kept for the ledger");

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use billing::{AccountId, HoldId, Reserved, Session, SessionId, SessionName, Terms, Timestamp};
+use billing::{AccountId, Credit, Debt, HoldId, Reserved, Session, SessionId, SessionName, Terms, Timestamp};
 use dashmap::{DashMap, Entry};
 use futures_util::task::AtomicWaker;
 use pool::{Lease, Upstream};
@@ -20,7 +20,6 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, watch};
 use tokio::time::Instant;
 
 use crate::limits::Watched;
-use crate::owed;
 use crate::refusal::Close;
 use crate::settle::Reason;
 
@@ -295,7 +294,7 @@ impl Live {
     /// What the ledger has to be told at this moment, while it runs and so many minutes have started, this moment's among
     /// them.
     #[must_use]
-    pub(crate) fn owed_entry(&self, minutes: u32) -> owed::Entry {
+    pub(crate) fn debt(&self, minutes: u32) -> Debt {
         let (up_bytes, down_bytes) = self.passed();
         let lasted = u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
         // A minute that starts at this very moment has started.
@@ -303,8 +302,8 @@ impl Live {
         let at = Timestamp::from_millis(self.begun_at.as_millis().saturating_add(lasted.max(least)));
         let (account, session, hold) = (self.account.clone(), self.id.clone(), self.hold);
         let begun_at = self.begun_at;
-        let credit = self.reserved.as_ref().and_then(owed::Credit::of);
-        owed::Entry { account, session, hold, begun_at, minutes, at, up_bytes, down_bytes, end: None, credit }
+        let credit = self.reserved.as_ref().and_then(Credit::of);
+        Debt { account, session, hold, begun_at, minutes, at, up_bytes, down_bytes, end: None, credit }
     }
 
     /// Asks each of its sockets for a ping that has passed nothing in so many looks.

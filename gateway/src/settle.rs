@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use billing::{Billing, End, Error, HoldError, Outcome, Reserved, Session, StoreError};
+use billing::{Billing, Debt, End, Error, HoldError, Outcome, Reserved, Session, StoreError};
 use pool::{Upstream, Verdict};
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::sleep;
@@ -13,7 +13,6 @@ use tracing::{error, info, warn};
 
 use crate::frame::Violation;
 use crate::hold::{close_of, confirm_late};
-use crate::owed::Entry;
 use crate::refusal::Close;
 use crate::serve::Gateway;
 use crate::sessions::Live;
@@ -178,7 +177,7 @@ pub async fn settle(gateway: &Gateway, live: &Live, lasted: Duration, outcome: O
         Err(Error::Store(error)) => {
             gateway.outage.note(&error);
             let entry =
-                Entry { at, up_bytes, down_bytes, end: Some(outcome.into()), ..live.owed_entry(live.owed()) };
+                Debt { at, up_bytes, down_bytes, end: Some(outcome.into()), ..live.debt(live.owed()) };
             let Err(not_kept) = gateway.owed.keep(entry) else {
                 return info!(session = %live.id, account = %live.account, "a session ended while the ledger is away; it is settled later");
             };
@@ -209,12 +208,12 @@ async fn post(gateway: &Gateway, live: &Live, end: End) -> Result<Session, Error
     let _turn = gateway.settling.turn().await;
     let now = gateway.clock.now();
     if live.is_unsecured() {
-        live.owed_entry(0).hold(&gateway.billing, now).await?;
+        gateway.billing.hold_begun(&live.debt(0), now).await?;
     }
     match live.owed() {
         0 => gateway.billing.begin(live.name(), live.begun_at, now).await?,
         owed => {
-            let progress = live.owed_entry(owed).progress();
+            let progress = live.debt(owed).progress();
             drop(gateway.billing.meter(&live.account, &[progress], now).await?);
         }
     }
@@ -314,7 +313,7 @@ pub async fn recheck(gateway: &Gateway, live: &Live) -> Result<bool, StoreError>
             Ok(false)
         }
         None if live.is_unsecured() => {
-            match live.owed_entry(0).hold(&gateway.billing, gateway.clock.now()).await {
+            match gateway.billing.hold_begun(&live.debt(0), gateway.clock.now()).await {
                 Err(Error::Store(error)) => Err(error),
                 Ok(()) | Err(_) => Ok(true),
             }

@@ -117,10 +117,9 @@ pub fn recall(
 
 #[cfg(test)]
 mod tests {
-    use billing::{Catalogue, KeyId, SessionRequest};
+    use billing::{Catalogue, Credit, Debt, KeyId, SessionRequest};
 
     use super::*;
-    use crate::owed::{Credit, Entry};
 
     #[test]
     fn what_is_given_has_a_bound_in_which_its_minutes_count() {
@@ -152,7 +151,7 @@ mod tests {
             let (account, session, hold) =
                 (who.account.clone(), first.session.id.clone(), first.session.hold);
             let credit = Credit::of(&first);
-            let entry = Entry {
+            let entry = Debt {
                 account,
                 session,
                 hold,

@@ -1,5 +1,5 @@
 use std::fs;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
@@ -13,6 +13,7 @@ use crate::event::EventKind;
 use crate::request::SessionRequest;
 use crate::session::{Outcome, State};
 use crate::store::LIST_MAX;
+use crate::store::memory::{Line, Memory};
 use crate::store::redis_server::Server;
 use crate::sweep::Sweeper;
 
@@ -74,6 +75,10 @@ impl Billing {
     }
 }
 
+fn reserved(session: &Session) -> Reserved {
+    Reserved { session: session.clone(), concurrent: 1, deferred: None, is_unsecured: false }
+}
+
 /// A store of one's own.
 struct Bench {
     billing: Billing,
@@ -83,6 +88,21 @@ struct Bench {
 enum Place {
     Folder(TempDir),
     Server(Server),
+    /// What the simulation runs on.
+    Memory(Arc<Mutex<Memory>>),
+}
+
+impl Place {
+    fn open(&self, catalogue: Catalogue) -> Billing {
+        let url = match self {
+            Place::Memory(server) => {
+                return Billing::over(Line::to(server), catalogue, Limits::default(), HoldIds::new());
+            }
+            Place::Folder(folder) => StoreUrl::Sqlite(folder.path().join("ledger.db")),
+            Place::Server(server) => server.url(),
+        };
+        Billing::open(&url, catalogue, Limits::default()).unwrap()
+    }
 }
 
 impl Bench {
@@ -98,15 +118,21 @@ impl Bench {
         Bench { place: Place::Server(server), billing }
     }
 
+    fn memory() -> Bench {
+        let place = Place::Memory(Arc::default());
+        Bench { billing: place.open(Catalogue::default()), place }
+    }
+
     /// What another process does, or the same after a restart.
     fn another(&self) -> Billing {
-        open(&self.url())
+        self.place.open(Catalogue::default())
     }
 
     fn url(&self) -> StoreUrl {
         match &self.place {
             Place::Folder(folder) => StoreUrl::Sqlite(folder.path().join("ledger.db")),
             Place::Server(server) => server.url(),
+            Place::Memory(_) => unreachable!("no other program can reach it"),
         }
     }
 
@@ -134,14 +160,20 @@ impl Bench {
     }
 }
 
-/// What every store must do, asked of each.
+/// What every store must do, asked of each; also of the simulation's, so that it is known to do what the others do. What
+/// looks into the store from outside is asked of the real ones alone.
 macro_rules! of_every_store {
-    ($($promise:ident)*) => {
+    ($($promise:ident)* $(; of the real ones: $($real:ident)*)?) => {
         mod embedded_store {
             $(#[tokio::test] async fn $promise() { super::$promise(super::Bench::embedded()).await })*
+            $($(#[tokio::test] async fn $real() { super::$real(super::Bench::embedded()).await })*)?
         }
         mod redis_store {
             $(#[tokio::test] async fn $promise() { super::$promise(super::Bench::redis()).await })*
+            $($(#[tokio::test] async fn $real() { super::$real(super::Bench::redis()).await })*)?
+        }
+        mod memory_store {
+            $(#[tokio::test] async fn $promise() { super::$promise(super::Bench::memory()).await })*
         }
     };
 }
@@ -309,7 +341,19 @@ async fn what_comes_late_for_a_session_says_nothing_of_a_later_one_of_its_id(ben
         assert!(matches!(posted, Err(Error::Refused(Refused::HeldAnew))), "{posted:?}");
         let restored = here.restore(&first, after(3)).await;
         assert!(matches!(restored, Err(HoldError::Exists(_))), "{restored:?}");
-        here.hold_begun(&who, (&session("s").into(), first.hold), &gateway("away"), after(3)).await.unwrap();
+        let owes = Debt {
+            account: id.clone(),
+            session: session("s"),
+            hold: first.hold,
+            begun_at: after(1),
+            minutes: 7,
+            at: after(2),
+            up_bytes: 0,
+            down_bytes: 0,
+            end: None,
+            credit: Credit::of(&Reserved { session: first.clone(), is_unsecured: true, ..reserved(&second) }),
+        };
+        assert!(!here.repay(&owes, after(3)).await.unwrap());
         here.void(first.name(), "no browser", after(3)).await.unwrap();
     };
     tell().await;
@@ -426,7 +470,7 @@ async fn unknown_accounts_and_sessions_are_told_apart(bench: Bench) {
 async fn an_account_on_a_plan_that_was_removed_says_so(bench: Bench) {
     let mut catalogue = Catalogue::default();
     catalogue.insert(Plan { name: "gold".to_owned(), ..catalogue.get("starter").unwrap().clone() });
-    let richer = Billing::open(&bench.url(), catalogue, Limits::default()).unwrap();
+    let richer = bench.place.open(catalogue);
     let (account, _) = richer.create_customer(customer("gold"), Actor::Operator, START).await.unwrap();
     let suspended = bench.billing.suspend(&account.id, true, Actor::Operator, START).await;
     assert!(matches!(suspended, Err(Error::Store(StoreError::UnknownPlan(plan))) if plan == "gold"));
@@ -667,10 +711,9 @@ async fn a_store_that_was_closed_holds_all_it_held(bench: Bench) {
         }
     }
     let before = bench.billing.verify(&id).await.unwrap();
-    let url = bench.url();
     let Bench { billing, place } = bench;
     drop(billing);
-    let billing = open(&url);
+    let billing = place.open(Catalogue::default());
     assert_eq!(billing.verify(&id).await.unwrap(), before);
     drop(place);
     assert_eq!(before.entries, 3 + 600);

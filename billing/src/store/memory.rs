@@ -7,11 +7,11 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::lanes::{Batch, Link, LinkError, Reply, stamp_of};
-use super::{Committed, StoreError, partition};
+use super::{Committed, partition};
 use crate::account::Account;
 use crate::audit::{Digest, Entry};
 use crate::event::{Cursor, Event};
-use crate::id::{AccountId, CommandId, GatewayId, SessionId};
+use crate::id::{AccountId, CommandId, GatewayId, SessionId, WebhookId};
 use crate::key::Principal;
 use crate::ledger::{Change, SessionChange};
 use crate::migrate::Part;
@@ -19,8 +19,12 @@ use crate::session::{Session, SessionCursor};
 use crate::simulation::{Kind, Route};
 use crate::time::Timestamp;
 use crate::usage::{Bucket, HOURS_KEPT, Usage, Used};
+use crate::webhook::Webhook;
+use parcels::{Kept, Stream};
 
 const HOUR_MILLIS: u64 = 3_600_000;
+
+mod parcels;
 
 type Name = (AccountId, SessionId);
 
@@ -30,6 +34,8 @@ pub(crate) struct Memory {
     accounts: BTreeMap<AccountId, Account>,
     /// Each entry with the name of the batch that wrote it.
     logs: BTreeMap<AccountId, Vec<(Entry, String)>>,
+    /// What a log begins with that was trimmed.
+    openings: BTreeMap<AccountId, Entry>,
     commands: BTreeMap<(AccountId, CommandId), Entry>,
     sessions: BTreeMap<Name, Session>,
     /// All sessions of an account, with the time of their hold.
@@ -38,11 +44,16 @@ pub(crate) struct Memory {
     serves: BTreeMap<GatewayId, BTreeSet<Name>>,
     hours: BTreeMap<AccountId, BTreeMap<Timestamp, Usage>>,
     months: BTreeMap<AccountId, BTreeMap<Timestamp, Usage>>,
-    events: BTreeMap<u16, Vec<Event>>,
+    events: BTreeMap<u16, Stream>,
+    parcels: BTreeMap<String, Kept>,
+    webhooks: BTreeMap<AccountId, BTreeMap<WebhookId, Webhook>>,
     keys: BTreeMap<[u8; 32], Principal>,
     secrets: BTreeMap<String, [u8; 32]>,
     seen: BTreeMap<GatewayId, Timestamp>,
     beats: BTreeMap<GatewayId, u64>,
+    /// All entries and events that there ever were, for a judge who comes when they were trimmed.
+    pub(crate) written: BTreeMap<AccountId, Vec<Entry>>,
+    pub(crate) told: Vec<Event>,
 }
 
 impl Memory {
@@ -59,9 +70,9 @@ impl Memory {
         let Batch { name, account, expected, behind, changes } = batch;
         let stored = self.accounts.get(account);
         if stamp_of(stored) != (*expected, *behind) {
-            let number = batch.head().and_then(|head| head.seq.checked_sub(1));
-            let log = self.logs.get(account);
-            let entry = number.zip(log).and_then(|(number, log)| log.get(usize::try_from(number).ok()?));
+            let (head, log) = (batch.head(), self.logs.get(account));
+            let entry =
+                head.zip(log).and_then(|(head, log)| log.iter().find(|(entry, _)| entry.seq == head.seq));
             let written_by = entry.map(|(_, batch)| batch.clone());
             return Reply::Conflict { stored: stored.cloned().map(Box::new), written_by };
         }
@@ -105,15 +116,18 @@ impl Memory {
             self.write_session(session, is_update);
         }
         let log = self.logs.entry(account.clone()).or_default();
+        let written = self.written.entry(account.clone()).or_default();
         for entry in &change.entries {
-            assert_eq!(entry.seq, log.len() as u64 + 1, "a stream takes greater ids only");
+            assert_eq!(entry.seq, written.len() as u64 + 1, "a stream takes greater ids only");
+            written.push(entry.clone());
             log.push((entry.clone(), batch.to_owned()));
             if let Some(command) = &entry.command {
                 self.commands.insert((account.clone(), command.clone()), entry.clone());
             }
         }
         let stream = partition(account).into();
-        self.events.entry(stream).or_default().extend(change.events.iter().cloned());
+        self.events.entry(stream).or_default().tell(&change.events);
+        self.told.extend(change.events.iter().cloned());
         if let Some(used) = &change.used {
             self.add_use(account, used);
         }
@@ -176,14 +190,48 @@ impl Memory {
     }
 
     fn entries(&self, account: &AccountId, after: u64, limit: usize) -> Vec<Entry> {
-        let log = self.logs.get(account).into_iter().flatten();
-        log.map(|(entry, _)| entry).filter(|entry| entry.seq > after).take(limit).cloned().collect()
+        let (opening, log) = (self.openings.get(account), self.logs.get(account).into_iter().flatten());
+        let entries = opening.into_iter().chain(log.map(|(entry, _)| entry));
+        entries.filter(|entry| entry.seq > after).take(limit).cloned().collect()
     }
 
     fn events_after(&self, stream: u16, after: &Cursor, limit: usize) -> Vec<(Cursor, Event)> {
-        let read: usize = after.0.parse().unwrap_or_default();
-        let events = self.events.get(&stream).into_iter().flatten().enumerate().skip(read).take(limit);
-        events.map(|(number, event)| (Cursor((number + 1).to_string()), event.clone())).collect()
+        self.events.get(&stream).map(|stream| stream.after(after, limit)).unwrap_or_default()
+    }
+
+    fn drop_sessions(&mut self, account: &AccountId, before: Timestamp, most: u32) -> u32 {
+        let list = self.lists.entry(account.clone()).or_default();
+        let mut old: Vec<_> = list.iter().map(|(id, held_at)| (*held_at, id.clone())).collect();
+        old.retain(|(held_at, _)| *held_at < before);
+        old.sort_unstable();
+        old.truncate(most as usize);
+        old.retain(|(_, id)| !self.open.get(account).is_some_and(|open| open.contains(id)));
+        for (_, id) in &old {
+            list.remove(id);
+            self.sessions.remove(&(account.clone(), id.clone()));
+        }
+        u32::try_from(old.len()).unwrap_or(u32::MAX)
+    }
+
+    fn trim(&mut self, decided_on: &Account, opening: &Entry) -> Committed {
+        let id = &decided_on.id;
+        let Some(account) =
+            self.accounts.get_mut(id).filter(|stored| stamp_of(Some(stored)) == stamp_of(Some(decided_on)))
+        else {
+            return Committed::Conflict;
+        };
+        account.version += 1;
+        self.openings.insert(id.clone(), opening.clone());
+        self.logs.entry(id.clone()).or_default().retain(|(entry, _)| entry.seq > opening.seq);
+        Committed::Done
+    }
+
+    fn sealed_commands(&self, account: &AccountId) -> Vec<Entry> {
+        let sealed = self.openings.get(account).map_or(0, |opening| opening.seq);
+        let own = self.commands.iter().filter(|((whose, _), entry)| whose == account && entry.seq <= sealed);
+        let mut entries: Vec<_> = own.map(|(_, entry)| entry.clone()).collect();
+        entries.sort_unstable_by_key(|entry| entry.seq);
+        entries
     }
 
     fn usage(&self, account: &AccountId, bucket: Bucket, from: Timestamp) -> Vec<(Timestamp, Usage)> {
@@ -320,20 +368,28 @@ impl Link for Line {
         self.read(move |server| server.usage(&account, bucket, from)).await
     }
 
-    async fn drop_sessions(&self, _: &AccountId, _: Timestamp, _: u32) -> Result<u32, LinkError> {
-        Err(LinkError::Broken(Arc::new(Unmade)))
+    async fn drop_sessions(
+        &self,
+        account: &AccountId,
+        before: Timestamp,
+        most: u32,
+    ) -> Result<u32, LinkError> {
+        let account = account.clone();
+        self.ask(Kind::Write, move |server| server.drop_sessions(&account, before, most)).await
     }
 
     async fn drop_key(&self, hash: Digest) -> Result<(), LinkError> {
         self.ask(Kind::Write, move |server| drop(server.keys.remove(&hash.0))).await
     }
 
-    async fn sealed_commands(&self, _: &AccountId) -> Result<Vec<Entry>, LinkError> {
-        Ok(Vec::new())
+    async fn sealed_commands(&self, account: &AccountId) -> Result<Vec<Entry>, LinkError> {
+        let account = account.clone();
+        self.read(move |server| server.sealed_commands(&account)).await
     }
 
-    async fn trim(&self, _: &Account, _: &Entry) -> Result<Committed, LinkError> {
-        Err(LinkError::Broken(Arc::new(Unmade)))
+    async fn trim(&self, account: &Account, opening: &Entry) -> Result<Committed, LinkError> {
+        let (account, opening) = (account.clone(), opening.clone());
+        self.ask(Kind::Commit, move |server| server.trim(&account, &opening)).await
     }
 
     async fn put(&self, _: Part<'_>) -> Result<(), LinkError> {
@@ -398,9 +454,5 @@ impl Link for Line {
 }
 
 #[derive(Debug, thiserror::Error)]
-#[error("a store in memory has no consumers, forgets nothing, and takes nothing from another")]
+#[error("a store in memory takes nothing from another")]
 struct Unmade;
-
-pub(super) fn unmade() -> StoreError {
-    StoreError::Database(Box::new(Unmade))
-}

@@ -19,7 +19,10 @@ macro_rules! ask {
                 Ok(Box::pin($question).await?)
             }
             #[cfg(test)]
-            Store::Memory(_) => Err(super::memory::unmade()),
+            Store::Memory(lanes) => {
+                let $store = lanes.link();
+                Ok(Box::pin($question).await?)
+            }
         }
     };
 }

@@ -4,14 +4,16 @@ use super::*;
 use crate::request::Metadata;
 
 of_every_store! {
-    what_is_personal_goes_and_what_is_money_stays
     nobody_is_erased_who_has_sessions_or_money
+    ; of the real ones:
+    what_is_personal_goes_and_what_is_money_stays
 }
 
 impl Bench {
     /// Everything that the store has, as text.
     fn dump(&self) -> String {
         match &self.place {
+            Place::Memory(_) => unreachable!("it is not asked of it"),
             Place::Server(server) => server.ask(&["EVAL", DUMP, "0"]),
             Place::Folder(folder) => {
                 let file = Connection::open(folder.path().join("ledger.db")).unwrap();

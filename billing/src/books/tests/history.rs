@@ -14,7 +14,6 @@ use super::*;
 use crate::money::Micros;
 use crate::reconcile::Reckoning;
 use crate::store::LIST_MAX;
-use crate::store::memory::Line;
 use crate::time::Period;
 use crate::usage::Usage;
 

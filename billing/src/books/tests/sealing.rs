@@ -20,6 +20,7 @@ of_every_store! {
     two_that_seal_at_a_time_seal_once
     gateways_are_at_work_while_a_log_is_sealed
     archives_that_were_changed_or_are_missing_are_found_out
+    ; of the real ones:
     a_log_that_was_trimmed_moves
 }
 

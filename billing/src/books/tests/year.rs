@@ -29,6 +29,7 @@ impl Bench {
     /// Of a Redis all keys, each with all that it takes; of a file the rows and the pages in use.
     fn size(&self) -> Size {
         match &self.place {
+            Place::Memory(_) => unreachable!("it is not asked of it"),
             Place::Server(server) => {
                 let script = "local bytes = 0
                     for _, key in ipairs(redis.call('KEYS', '*')) do
