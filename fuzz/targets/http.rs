@@ -1,7 +1,8 @@
 //! Bytes as they come in at a door → requests, and what each of them asks for or why it is refused. All but the sockets and
-//! the look-up of the key is what the gateway runs.
+//! the look-up of the key is what the gateway runs. What it reads without hyper has to be what hyper reads.
 #![no_main]
 
+use std::cell::Cell;
 use std::convert::Infallible;
 use std::io::Cursor;
 use std::time::Duration;
@@ -9,6 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use gateway::accept;
 use gateway::authenticate::credential;
+use gateway::head::Head;
 use gateway::host::Host;
 use gateway::query::Query;
 use gateway::refusal::Refusal;
@@ -31,8 +33,14 @@ thread_local! {
 
 fuzz_target!(|bytes: &[u8]| {
     let mut answers = Vec::new();
+    let first = Cell::new(Head::parse(bytes));
     let wire = TokioIo::new(tokio::io::join(Cursor::new(bytes), &mut answers));
-    let service = service_fn(|request| Box::pin(async move { Ok::<_, Infallible>(answer(&request)) }));
+    let service = service_fn(|request| {
+        if let Some(head) = first.take() {
+            assert_same(&head.request, &request);
+        }
+        Box::pin(async move { Ok::<_, Infallible>(answer(&request)) })
+    });
     let mut connection = accept::http().serve_connection(wire, service);
     RUNTIME.with(|runtime| {
         // As the doors do: what follows a 101 is not HTTP.
@@ -41,8 +49,14 @@ fuzz_target!(|bytes: &[u8]| {
         let _ = runtime.block_on(served);
     });
     drop(connection);
+    assert!(first.take().is_none(), "hyper takes it for no request");
     assert!(answers.is_empty() || answers.starts_with(b"HTTP/1."), "{:?}", answers.get(..16));
 });
+
+fn assert_same(ours: &Request<()>, hypers: &Request<Incoming>) {
+    assert_eq!((ours.method(), ours.uri(), ours.version()), (hypers.method(), hypers.uri(), hypers.version()));
+    assert_eq!(ours.headers(), hypers.headers());
+}
 
 fn answer(request: &Request<Incoming>) -> Response<Full<Bytes>> {
     let headers = request.headers();

@@ -8,8 +8,10 @@ use std::future::poll_fn;
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener as StdListener};
 use std::os::fd::OwnedFd;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -18,17 +20,19 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rustix::net::{self, AddressFamily, RecvFlags, SocketFlags, SocketType};
 use rustls::ServerConfig;
-use tokio::io::Interest;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tracing::{debug, warn};
 
+use crate::head::{self, Head};
 use crate::serve::{Gateway, Tenure};
-use crate::session::{self, Admitted, Door};
+use crate::session::{self, Admitted, Answer, Door};
 use crate::splice::Client;
 use crate::takeover::Part;
+use crate::upgrade::Handshake;
 
 /// From the accept to the first byte. A client speaks as soon as it is connected, so its first packet is lost twice in
 /// this time, and comes. Whoever is silent has nothing to say, and is not kept for as long as one who says it slowly.
@@ -38,7 +42,7 @@ const HANDSHAKE: Duration = Duration::from_secs(10);
 /// From the first to the last byte of a request's header.
 const HEADER: Duration = Duration::from_secs(10);
 /// By then everybody who came in has asked for something, or was turned away.
-pub(crate) const LATEST_REQUEST: Duration = HANDSHAKE.saturating_add(HEADER);
+pub(crate) const LATEST_REQUEST: Duration = HANDSHAKE.saturating_add(FIRST_BYTE).saturating_add(HEADER);
 const _: () = assert!(FIRST_BYTE.as_secs() < HANDSHAKE.as_secs(), "a handshake begins with it");
 /// The largest header that is parsed. Cookies and long tokens fit.
 const HEADER_BYTES: usize = 32 * 1024;
@@ -209,9 +213,7 @@ struct Visit {
 async fn serve_plain(gateway: Arc<Gateway>, stream: TcpStream, visit: Visit) {
     // Who has too many is not even told: an answer, a handshake first, is what a flood wants.
     let Some(_guest) = gateway.crowd.enter(visit.client) else { return };
-    if speaks(&stream).await {
-        serve_http(&gateway, Door::Plain, stream, visit).await;
-    }
+    serve_http(&gateway, Door::Plain, stream, visit).await;
 }
 
 async fn serve_tls(gateway: Arc<Gateway>, tls: TlsAcceptor, stream: TcpStream, visit: Visit) {
@@ -230,7 +232,7 @@ async fn serve_tls(gateway: Arc<Gateway>, tls: TlsAcceptor, stream: TcpStream, v
     }
 }
 
-/// Whether anything comes, an end included, while there is time. Nothing is read.
+/// Whether anything comes, an end included, while there is time. Nothing is read. A TLS handshake begins with it.
 async fn speaks(stream: &TcpStream) -> bool {
     let look = || Ok(net::recv(stream, &mut [0; 1], RecvFlags::PEEK)?.0);
     match stream.try_io(Interest::READABLE, look) {
@@ -260,20 +262,97 @@ async fn serve_http<C: Client + 'static>(gateway: &Arc<Gateway>, door: Door, str
     }
 }
 
+/// A connection whose 101 is sent, and what the client sent right behind its request.
+type Upgraded<'a, C> = (Admitted<'a>, C, Bytes);
+/// The answer to a request that is still on the connection.
+type Ahead<'a> = Pin<Box<dyn Future<Output = Answer<'a>> + Send + 'a>>;
+
+/// A request that is [plain](Head) and can be answered with a 101 at once is; all others are hyper's.
+async fn answer_requests<C: Client + 'static>(
+    gateway: &Arc<Gateway>,
+    door: Door,
+    mut stream: C,
+    client: IpAddr,
+) -> Option<Upgraded<'_, C>> {
+    let Some(Head { request, length }) = look(gateway, &mut stream).await? else {
+        return converse(gateway, door, stream, client, None).await;
+    };
+    let mut admission: Ahead<'_> = Box::pin(session::admit_socket(gateway, door, client, request));
+    let answer = poll_fn(|cx| Poll::Ready(admission.as_mut().poll(cx))).await;
+    let ahead: Ahead<'_> = match answer {
+        Poll::Ready(Answer::Upgrade(handshake, admitted)) => {
+            drop(admission);
+            match upgrade(&mut stream, length, &handshake).await {
+                Ok(early) => return Some((admitted, stream, early)),
+                Err(error) => {
+                    debug!(%error, "a client left before its 101");
+                    session::give_up(gateway, admitted).await;
+                    return None;
+                }
+            }
+        }
+        Poll::Ready(answer @ Answer::Http(_)) => Box::pin(std::future::ready(answer)),
+        // hyper sees it where the client leaves meanwhile.
+        Poll::Pending => admission,
+    };
+    converse(gateway, door, stream, client, Some(ahead)).await
+}
+
+/// Looks at what came first. The outer None: nothing comes, and the connection is over.
+async fn look<C: Client>(gateway: &Gateway, stream: &mut C) -> Option<Option<Head>> {
+    let mut draining = gateway.draining();
+    let looked = poll_fn(|cx| {
+        let mut bytes = [0; head::LOOK];
+        let mut buffer = ReadBuf::new(&mut bytes);
+        stream.poll_look(cx, &mut buffer).map_ok(|()| Head::parse(buffer.filled()))
+    });
+    tokio::select! {
+        biased;
+        looked = timeout(FIRST_BYTE, looked) => looked.inspect_err(|_| debug!("a client was silent")).ok()?.ok(),
+        () = told(&mut draining) => None,
+    }
+}
+
+/// Takes a head that was looked at, and answers it. What the client sent right behind it comes along.
+async fn upgrade<C: Client>(stream: &mut C, length: usize, handshake: &Handshake) -> io::Result<Bytes> {
+    let mut bytes = [0; head::LOOK];
+    // More than the head, so that the runtime learns that nothing is left and does not look again.
+    let count = stream.read(&mut bytes).await?;
+    let early = bytes[..count].get(length..).ok_or(io::ErrorKind::UnexpectedEof)?;
+    let early = Bytes::copy_from_slice(early);
+    stream.write_all(&handshake.bytes()).await?;
+    stream.flush().await?;
+    Ok(early)
+}
+
+/// Answers requests by hyper, the first of them with `ahead` where that is known.
+///
 /// hyper's own way to upgrade hands the connection to another task through a channel and a box; taking it back from the
 /// finished HTTP connection stays in this task. With it comes what the client sent right behind its request.
-async fn answer_requests<'a, C: Client + 'static>(
+async fn converse<'a, C: Client + 'static>(
     gateway: &'a Arc<Gateway>,
     door: Door,
     stream: C,
     client: IpAddr,
-) -> Option<(Admitted<'a>, C, Bytes)> {
+    ahead: Option<Ahead<'a>>,
+) -> Option<Upgraded<'a, C>> {
     let mut draining = gateway.draining();
     let slot: Mutex<Option<Admitted<'a>>> = Mutex::new(None);
+    let ahead = Mutex::new(ahead);
     let service = service_fn(|request| {
+        let ahead = ahead.lock().unwrap_or_else(PoisonError::into_inner).take();
         Box::pin(async {
-            let (response, admitted) = session::admit(gateway, door, client, request).await;
-            *slot.lock().unwrap_or_else(PoisonError::into_inner) = admitted;
+            let answer = match ahead {
+                Some(ahead) => ahead.await,
+                None => session::admit(gateway, door, client, request).await,
+            };
+            let response = match answer {
+                Answer::Upgrade(handshake, admitted) => {
+                    *slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(admitted);
+                    handshake.response()
+                }
+                Answer::Http(response) => response,
+            };
             Ok::<_, Infallible>(response)
         })
     });
@@ -281,7 +360,7 @@ async fn answer_requests<'a, C: Client + 'static>(
     let served = tokio::select! {
         served = poll_fn(|cx| connection.poll_without_shutdown(cx)) => served,
         () = told(&mut draining) => {
-            std::pin::Pin::new(&mut connection).graceful_shutdown();
+            Pin::new(&mut connection).graceful_shutdown();
             poll_fn(|cx| connection.poll_without_shutdown(cx)).await
         }
     };

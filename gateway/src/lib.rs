@@ -14,6 +14,7 @@ pub mod cli;
 
 pub mod serve;
 pub mod accept;
+pub mod head;
 pub mod tls;
 pub mod session;
 pub mod route;

@@ -80,52 +80,68 @@ pub enum Door {
     Tls,
 }
 
-/// Everything before the 101: the answer to a request, and the session that follows where it is a 101.
-pub async fn admit<'a>(
-    gateway: &'a Arc<Gateway>,
+/// The answer to a request.
+#[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "the large one is what nearly every request comes to")]
+pub enum Answer<'a> {
+    /// A 101, and what it is the beginning of.
+    Upgrade(Handshake, Admitted<'a>),
+    Http(Response<Full<Bytes>>),
+}
+
+/// Everything before the 101.
+pub async fn admit(
+    gateway: &Arc<Gateway>,
     door: Door,
     client: IpAddr,
     request: Request<Incoming>,
-) -> (Response<Full<Bytes>>, Option<Admitted<'a>>) {
-    if let Err(refusal) = may_try(gateway, client, &request) {
-        return (refusal.into_response(), None);
+) -> Answer<'_> {
+    if !api::has(request.uri().path()) {
+        return admit_socket(gateway, door, client, request).await;
     }
-    let (answer, admitted) = answer(gateway, door, client, request).await;
+    let answer = match may_try(gateway, client, &request) {
+        Ok(()) => Box::pin(api::answer(gateway, door, request)).await,
+        Err(refusal) => refusal.into_response(),
+    };
+    Answer::Http(noted(gateway, client, answer))
+}
+
+/// The same for a request that is not the [API's](api::has).
+pub async fn admit_socket<B>(
+    gateway: &Arc<Gateway>,
+    door: Door,
+    client: IpAddr,
+    request: Request<B>,
+) -> Answer<'_> {
+    let admitted = match may_try(gateway, client, &request) {
+        Ok(()) => try_admit(gateway, door, client, &request).await,
+        Err(refusal) => Err(refusal),
+    };
+    admitted.unwrap_or_else(|refusal| {
+        debug!(code = refusal.code(), place = route::place(request.uri().path()), "refused");
+        Answer::Http(noted(gateway, client, refusal.into_response()))
+    })
+}
+
+/// A key that is none counts against its client.
+fn noted(gateway: &Gateway, client: IpAddr, answer: Response<Full<Bytes>>) -> Response<Full<Bytes>> {
     if refusal::tells_bad_key(&answer) {
         gateway.crowd.note_bad_key(client);
     }
-    (answer, admitted)
-}
-
-async fn answer<'a>(
-    gateway: &'a Arc<Gateway>,
-    door: Door,
-    client: IpAddr,
-    request: Request<Incoming>,
-) -> (Response<Full<Bytes>>, Option<Admitted<'a>>) {
-    if api::has(request.uri().path()) {
-        return (Box::pin(api::answer(gateway, door, request)).await, None);
-    }
-    match try_admit(gateway, door, client, &request).await {
-        Ok((response, admitted)) => (response, admitted),
-        Err(refusal) => {
-            debug!(code = refusal.code(), place = route::place(request.uri().path()), "refused");
-            (refusal.into_response(), None)
-        }
-    }
+    answer
 }
 
 /// What does not start a session at once is boxed, so that what does carries none of it along.
-async fn try_admit<'a>(
+async fn try_admit<'a, B>(
     gateway: &'a Arc<Gateway>,
     door: Door,
     client: IpAddr,
-    request: &Request<Incoming>,
-) -> Result<(Response<Full<Bytes>>, Option<Admitted<'a>>), Refusal> {
+    request: &Request<B>,
+) -> Result<Answer<'a>, Refusal> {
     let Asked { route, query } = Asked::by(request.uri()).ok_or(Refusal::NotFound)?;
     if let Route::Discovery(document, session) = route {
         let about = (document, session);
-        return Ok((Box::pin(discovery::answer(gateway, door, request, query, about)).await?, None));
+        return Ok(Answer::Http(Box::pin(discovery::answer(gateway, door, request, query, about)).await?));
     }
     let handshake = Handshake::parse(request)?;
     if gateway.is_draining() {
@@ -142,7 +158,7 @@ async fn try_admit<'a>(
         Route::Page(target) => Box::pin(join::page(call, target)).await?,
         Route::Discovery(..) => unreachable!("answered above"),
     };
-    Ok((handshake.response(), Some(admitted)))
+    Ok(Answer::Upgrade(handshake, admitted))
 }
 
 /// A session of its own, by a key.

@@ -7,15 +7,17 @@
 
 use std::cell::RefCell;
 use std::future::poll_fn;
+use std::io;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::io::{AsyncBufRead, AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Sleep, sleep, timeout};
+use tokio_rustls::server::TlsStream;
 
 use crate::busy_poll;
 use crate::frame::{PING, Sender, Tracker, Violation};
@@ -78,17 +80,30 @@ pub enum Cause {
 pub trait Client: AsyncRead + AsyncWrite + Unpin + Send {
     /// The TCP connection underneath.
     fn tcp(&self) -> &TcpStream;
+
+    /// Fills `buffer` with what is to be read next, and leaves it to be read. Nothing: the client has ended its side.
+    fn poll_look(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>>;
 }
 
 impl Client for TcpStream {
     fn tcp(&self) -> &TcpStream {
         self
     }
+
+    fn poll_look(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        self.poll_peek(cx, buffer).map_ok(drop)
+    }
 }
 
-impl Client for tokio_rustls::server::TlsStream<TcpStream> {
+impl Client for TlsStream<TcpStream> {
     fn tcp(&self) -> &TcpStream {
         self.get_ref().0
+    }
+
+    fn poll_look(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let there = ready!(Pin::new(self).poll_fill_buf(cx))?;
+        buffer.put_slice(&there[..there.len().min(buffer.remaining())]);
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -154,7 +169,7 @@ pub fn cut<C: Client>(client: &C) {
     let _ = client.tcp().set_zero_linger();
 }
 
-async fn discard<C: Client>(client: &mut C) -> std::io::Result<()> {
+async fn discard<C: Client>(client: &mut C) -> io::Result<()> {
     poll_fn(|cx| {
         SHARED.with_borrow_mut(|shared| {
             loop {

@@ -16,11 +16,16 @@ use crate::refusal::Refusal;
 
 const GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 const KEY_BYTES: usize = 16;
+const FRONT: &[u8] = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: ";
+const END: &[u8] = b"\r\n\r\n";
+const RESPONSE_BYTES: usize = FRONT.len() + ACCEPT_BYTES + END.len();
+/// 20 bytes in base64.
+const ACCEPT_BYTES: usize = 28;
 
 /// A request that asks for a WebSocket properly.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Handshake {
-    accept: HeaderValue,
+    accept: [u8; ACCEPT_BYTES],
 }
 
 impl Handshake {
@@ -54,22 +59,37 @@ impl Handshake {
         Ok(Self { accept: accept(key) })
     }
 
-    /// The 101.
+    /// The 101 as it is sent.
     #[must_use]
-    pub fn response(self) -> Response<Full<Bytes>> {
+    pub fn bytes(&self) -> [u8; RESPONSE_BYTES] {
+        let mut bytes = [0; RESPONSE_BYTES];
+        let (front, rest) = bytes.split_at_mut(FRONT.len());
+        let (accept, end) = rest.split_at_mut(ACCEPT_BYTES);
+        front.copy_from_slice(FRONT);
+        accept.copy_from_slice(&self.accept);
+        end.copy_from_slice(END);
+        bytes
+    }
+
+    /// The 101 as hyper takes it.
+    #[must_use]
+    pub fn response(&self) -> Response<Full<Bytes>> {
         let mut response = Response::new(Full::default());
         *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
         let headers = response.headers_mut();
         headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
         headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
-        headers.insert(SEC_WEBSOCKET_ACCEPT, self.accept);
+        let accept = HeaderValue::from_bytes(&self.accept).expect("base64 is printable");
+        headers.insert(SEC_WEBSOCKET_ACCEPT, accept);
         response
     }
 }
 
-fn accept(key: &[u8]) -> HeaderValue {
+fn accept(key: &[u8]) -> [u8; ACCEPT_BYTES] {
     let digest = Sha1::new().chain_update(key).chain_update(GUID).finalize();
-    HeaderValue::try_from(STANDARD.encode(digest)).expect("base64 is printable")
+    let mut accept = [0; ACCEPT_BYTES];
+    STANDARD.encode_slice(digest, &mut accept).expect("a SHA-1 has 20 bytes");
+    accept
 }
 
 fn has_token(headers: &HeaderMap, name: &http::HeaderName, token: &str) -> bool {
@@ -101,7 +121,7 @@ mod tests {
     #[test]
     fn the_accept_key() {
         let handshake = Handshake::parse(&request(|_| ())).unwrap();
-        assert_eq!(handshake.accept, "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
+        assert_eq!(&handshake.accept, b"s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
     }
 
     #[test]
