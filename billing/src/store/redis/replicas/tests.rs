@@ -11,7 +11,7 @@ use crate::id::{AccountId, CommandId};
 use crate::money::Micros;
 use crate::plan::Catalogue;
 use crate::store::redis::server::Server;
-use crate::store::{StoreError, StoreUrl};
+use crate::store::{Durability, StoreError, StoreUrl};
 use crate::time::Timestamp;
 
 /// 2027-01-15T10:00:00Z.
@@ -221,4 +221,18 @@ async fn what_was_waited_for_survives_the_failover_to_the_replica() {
     // Nobody follows it yet, and that is told.
     let refused = credit(&waiting, &account).await;
     assert!(matches!(refused, Err(Error::Store(StoreError::Unreplicated { .. }))), "{refused:?}");
+}
+
+#[tokio::test]
+async fn all_who_wait_for_a_replica_that_is_not_there_are_told_together() {
+    const COMMANDS: usize = 100;
+    let server = Server::start();
+    let billing = open(&server.url(), 1);
+    let waiting = (0..COMMANDS).map(|_| billing.store().wait_for(Durability::Disk));
+    for told in futures_util::future::join_all(waiting).await {
+        assert!(matches!(told, Err(StoreError::Unreplicated { had: 0, wanted: 1 })), "{told:?}");
+    }
+    let asked = server.ask(&["INFO", "commandstats"]);
+    let asked = asked.lines().find(|line| line.starts_with("cmdstat_wait:")).unwrap();
+    assert!(asked.contains("calls=1,") || asked.contains("calls=2,"), "{asked}");
 }
