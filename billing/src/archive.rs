@@ -4,6 +4,7 @@
 //! The same entries always make the same file, to the byte: so one that was written by a command that did not come to its
 //! end is as good as the one that a repeat would write.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, BufWriter, Read, Write};
@@ -128,7 +129,8 @@ impl Archive {
         Ok(Archive { path: path.to_owned(), header })
     }
 
-    /// Opens files, and puts them in order.
+    /// Opens files, and puts them in order. Of several that begin with the same entry the longest counts: a command that did
+    /// not come to its end has left the others, and a later one sealed more.
     ///
     /// # Errors
     /// One of them cannot be read, or is none of an archive.
@@ -138,7 +140,10 @@ impl Archive {
             let archive = Archive::open(file)?;
             accounts.entry(archive.account().clone()).or_default().push(archive);
         }
-        accounts.values_mut().for_each(|archives| archives.sort_by_key(Archive::first));
+        for archives in accounts.values_mut() {
+            archives.sort_by_key(|archive| (archive.first(), Reverse(archive.last())));
+            archives.dedup_by_key(|archive| archive.first());
+        }
         Ok(accounts)
     }
 
@@ -155,11 +160,6 @@ impl Archive {
     /// The number of its last one.
     pub fn last(&self) -> u64 {
         self.header.last
-    }
-
-    /// The file.
-    pub fn path(&self) -> &Path {
-        &self.path
     }
 
     /// Reads all of it and hands on the entries; gives its digest. That they lead from one to the next is for whoever

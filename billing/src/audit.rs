@@ -52,7 +52,7 @@
 //! - Its `seq` is that of the last entry that it stands for, its `prev` that entry's `hash`. Its own `hash` is as above, but
 //!   nothing is chained to it: the entry after it has the next `seq`, and the same `prev` as it has itself.
 //! - `amount`, `included`, `retry` and `overage` are the sums of all entries that it stands for, and so are the `…_after`.
-//! - `ended` is the end of the calendar month, UTC, up to which the log is sealed.
+//! - `ended` is the end of the calendar month, UTC, that the last of them is in, or the last session of theirs ended in.
 //! - `cause` is words with a blank between them. The first is the digest of the archive whose last entry is the last that it
 //!   stands for. Then comes a word for each session that was open there, in the order of their ids:
 //!   `SESSION:INCLUDED:CHARGED:OVERAGE`, over its entries since `held` the included sessions that it took (less the sum of
@@ -64,7 +64,7 @@
 //!
 //! An archive is a text of JSON documents, one a line, each line with a line feed behind it:
 //!
-//! - First a header: `format` is `ufb-archive-1`; `account`; `until`, the end of the month up to which it goes; `first` and
+//! - First a header: `format` is `ufb-archive-1`; `account`; `until`, the end of the month of its last entry; `first` and
 //!   `last`, the numbers of the first and the last entry that are sealed; `prev`, the hash of the entry before the first (64
 //!   zeros where there is none), and `hash`, that of the last; `opening` and `closing`, with `balance`, `included`, `retry`
 //!   and `overage` as they were before the first and after the last.

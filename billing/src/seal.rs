@@ -134,7 +134,9 @@ impl Billing {
         folder: &Path,
         (actor, now): (Actor, Timestamp),
     ) -> Result<Option<(Entry, Sealed)>, SealError> {
-        let (before, after) = self.part_until(id, until).await?;
+        let Part { before, after, latest } = self.part_until(id, until).await?;
+        // By its entries alone, so that whoever repeats this in a later month writes the same file.
+        let until = Period::calendar_month(latest).end;
         let (first, last) = (before.head().seq + 1, after.head().seq);
         if last < first {
             return Ok(None);
@@ -147,23 +149,25 @@ impl Billing {
 
     /// Reads the log to the last entry that was written before `until`: where it begins, behind its opening balance if it
     /// has one, and where that entry leaves it.
-    async fn part_until(&self, id: &AccountId, until: Timestamp) -> Result<(Follow, Follow), SealError> {
-        let is_later = |entry: &Entry| entry.at >= until || entry.ended.is_some_and(|ended| ended >= until);
-        let (mut before, mut follow) = (Follow::default(), Follow::default());
+    async fn part_until(&self, id: &AccountId, until: Timestamp) -> Result<Part, SealError> {
+        let told_at = |entry: &Entry| entry.ended.map_or(entry.at, |ended| ended.max(entry.at));
+        let mut part =
+            Part { before: Follow::default(), after: Follow::default(), latest: Timestamp::from_millis(0) };
         loop {
-            let page = self.audit(id, follow.head().seq, LIST_MAX).await?;
+            let page = self.audit(id, part.after.head().seq, LIST_MAX).await?;
             for entry in &page {
                 if entry.kind == EntryKind::OpeningBalance {
-                    follow.entry(id, entry)?;
-                    before = follow.clone();
-                } else if is_later(entry) {
-                    return Ok((before, follow));
+                    part.after.entry(id, entry)?;
+                    part.before = part.after.clone();
+                } else if told_at(entry) >= until {
+                    return Ok(part);
                 } else {
-                    follow.entry(id, entry)?;
+                    part.after.entry(id, entry)?;
+                    part.latest = part.latest.max(told_at(entry));
                 }
             }
             if page.is_empty() {
-                return Ok((before, follow));
+                return Ok(part);
             }
         }
     }
@@ -260,6 +264,14 @@ impl Billing {
             }
         }
     }
+}
+
+/// What of a log can be sealed.
+struct Part {
+    before: Follow,
+    after: Follow,
+    /// When the last of it was, or ended.
+    latest: Timestamp,
 }
 
 /// Archives and the log behind them, read as one.

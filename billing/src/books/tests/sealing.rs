@@ -16,6 +16,7 @@ of_every_store! {
     sessions_that_are_open_at_the_cut_are_counted_where_they_end
     a_command_that_is_sealed_is_still_known
     a_seal_that_was_cut_short_is_repeated
+    a_seal_that_was_cut_short_is_repeated_in_a_later_month
     what_a_reconciliation_needs_is_not_sealed
     two_that_seal_at_a_time_seal_once
     gateways_are_at_work_while_a_log_is_sealed
@@ -190,6 +191,31 @@ async fn a_seal_that_was_cut_short_is_repeated(bench: Bench) {
     let log = bench.billing.audit(&id, 0, LIST_MAX).await.unwrap();
     assert_eq!(log[0], opening);
     assert_eq!(bench.prove(&id, &[archived.file]).await.unwrap().balance.get(), 976_000);
+}
+
+async fn a_seal_that_was_cut_short_is_repeated_in_a_later_month(bench: Bench) {
+    let folder = tempfile::tempdir().unwrap();
+    let [idle, busy] = [bench.prepaid(1_000_000).await, bench.prepaid(1_000_000).await];
+    let mut cut_short = Vec::new();
+    for customer in [&idle, &busy] {
+        six_minutes(&bench.billing, &customer.who, "a", START.as_millis()).await;
+        let (until, by) = (month("2027-01").end, (Actor::Operator, at(APRIL)));
+        let archive = bench.billing.archive_until(&customer.id, until, folder.path(), by).await.unwrap();
+        cut_short.push(archive.unwrap().1.file);
+    }
+    six_minutes(&bench.billing, &busy.who, "b", FEBRUARY).await;
+
+    let same = bench.seal(&idle.id, "2027-02", MAY + HOUR, &folder).await.unwrap();
+    let longer = bench.seal(&busy.id, "2027-02", MAY + HOUR, &folder).await.unwrap();
+
+    assert_eq!(same, cut_short[0], "it has the same entries");
+    assert!(longer != cut_short[1]);
+    for (id, files) in [(&idle.id, vec![same]), (&busy.id, vec![cut_short[1].clone(), longer])] {
+        assert_eq!(bench.prove(id, &files).await.unwrap().sealed, 0, "all was read");
+        let archives = Archive::by_account(&files).unwrap();
+        let reconciled = bench.billing.reconcile(id, month("2027-01"), &archives[id]).await.unwrap();
+        assert_eq!((reconciled.log.sessions, &*reconciled.differences), (1, &[][..]));
+    }
 }
 
 async fn what_a_reconciliation_needs_is_not_sealed(bench: Bench) {
