@@ -24,13 +24,21 @@ pub(super) async fn seal(
     let customers = store::customers(&billing, customer).await?;
     let now = store::now();
     let month = until.map_or_else(|| billing.last_to_seal(now), |month| month.period());
-    let mut archives = Vec::new();
+    let (mut archives, mut failures) = (Vec::new(), Vec::new());
     for customer in customers {
-        let by = (Actor::Operator, now);
-        let sealed = billing.seal(&customer, month, folder, by).await;
-        let latest = || Month::of(billing.last_to_seal(now));
-        if let Some(sealed) = sealed.map_err(|error| failed(&customer, error, &latest()))? {
-            archives.push((customer, sealed));
+        match billing.seal(&customer, month, folder, (Actor::Operator, now)).await {
+            Ok(Some(sealed)) => archives.push((customer, sealed)),
+            Ok(None) => {}
+            Err(SealError::Store(error)) => return Err(error.into()),
+            Err(error @ SealError::TooRecent { .. }) => {
+                let latest = Month::of(billing.last_to_seal(now));
+                return Err(Failure::Usage(format!(
+                    "--until: {error}; {} is the latest month",
+                    latest.name()
+                )));
+            }
+            // One customer's keeps nobody else's log long.
+            Err(error) => failures.push(failed(&customer, &error)),
         }
     }
     let document = json!({
@@ -38,11 +46,12 @@ pub(super) async fn seal(
         "archives": archives.iter().map(archive).collect::<Vec<_>>(),
     });
     if archives.is_empty() {
-        let text = format!("Nothing was written up to {} that is not sealed.", month.end);
-        return Ok(output.print(&document, text)?);
+        output.print(&document, format!("Nothing was written up to {} that is not sealed.", month.end))?;
+    } else {
+        let rows: Vec<_> = archives.iter().map(row).collect();
+        output.print(&document, table(["CUSTOMER", "FROM", "TO", "ARCHIVE"], &rows))?;
     }
-    let rows: Vec<_> = archives.iter().map(row).collect();
-    Ok(output.print(&document, table(["CUSTOMER", "FROM", "TO", "ARCHIVE"], &rows))?)
+    if failures.is_empty() { Ok(()) } else { Err(Failure::Failed(failures.join("\n"))) }
 }
 
 fn archive((customer, sealed): &(AccountId, Sealed)) -> Value {
@@ -60,20 +69,16 @@ fn row((customer, sealed): &(AccountId, Sealed)) -> [String; 4] {
     [customer.to_string(), sealed.first.to_string(), sealed.last.to_string(), file]
 }
 
-fn failed(customer: &AccountId, error: SealError, latest: &Month) -> Failure {
+fn failed(customer: &AccountId, error: &SealError) -> String {
     let next = match error {
-        SealError::Store(error) => return error.into(),
         SealError::NoAccount => "`ufbrowsers customer list` shows which there are",
-        SealError::TooRecent { .. } => {
-            return Failure::Usage(format!("--until: {error}; {} is the latest month", latest.name()));
-        }
         SealError::Fault(_) => "keep the store as it is and find out who wrote to it",
-        SealError::Archive(ArchiveError::File { ref source, .. }) => {
-            return Failure::Failed(format!("{customer}: {error}: {source}; nothing was taken off the log"));
+        SealError::Archive(ArchiveError::File { .. }) | SealError::Store(_) | SealError::TooRecent { .. } => {
+            "nothing was taken off the log"
         }
         SealError::Archive(_) => "nothing was taken off the log; another --into may help",
     };
-    Failure::Failed(format!("{customer}: {error}; {next}"))
+    format!("{customer}: {}; {next}", store::with_causes(error))
 }
 
 pub(super) async fn verify(

@@ -3,7 +3,8 @@
 use std::io::Write;
 
 use billing::{
-    Account, AccountId, AccountType, Actor, Billing, CommandId, Micros, NewCustomer, Secret, Session, State,
+    Account, AccountId, AccountType, Actor, Billing, CommandId, Error, Micros, NewCustomer, Secret, Session,
+    State,
 };
 use serde_json::{Value, json};
 
@@ -182,7 +183,15 @@ async fn credit(
     command: CommandId,
     output: &mut Output<impl Write>,
 ) -> Result<(), Failure> {
-    let account = billing.credit(id, amount, command.clone(), Actor::Operator, store::now()).await?;
+    let credited = billing.credit(id, amount, command.clone(), Actor::Operator, store::now()).await;
+    let account = credited.map_err(|error| match error {
+        // Without the id a repeat would be another credit.
+        Error::Store(error) => Failure::Failed(format!(
+            "{}; whether {amount} was added is not known: repeat this with `--command-id {command}`, which adds it once",
+            store::with_causes(&error)
+        )),
+        error => error.into(),
+    })?;
     let mut document = summary(&account);
     document["commandId"] = json!(command);
     let text = format!("{id} has {} now; {amount} were added by the command {command}.", account.balance);

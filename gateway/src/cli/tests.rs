@@ -151,6 +151,16 @@ async fn a_credit_that_is_repeated_counts_once() {
 }
 
 #[tokio::test]
+async fn a_credit_without_an_answer_can_be_repeated() {
+    let line = "--set store.url=redis://127.0.0.1:1 customer credit acme 5";
+    let failure = Operator::new().failure(line).await;
+    let (_, id) = failure.split_once("repeat this with `--command-id ").expect(&failure);
+    assert!(id.split_once('`').unwrap().0.parse::<CommandId>().is_ok(), "{failure}");
+    let again = Operator::new().failure(&format!("{line} --command-id one")).await;
+    assert!(again.contains("`--command-id one`"), "{again}");
+}
+
+#[tokio::test]
 async fn a_suspension_is_lifted() {
     let operator = Operator::new();
     operator.text(&format!("{CREATE} --plan starter")).await;
@@ -255,16 +265,22 @@ async fn an_older_log_is_sealed_and_proved() {
         plan: "starter".to_owned(),
         prepaid: Some(Micros::new(1_000_000)),
     };
-    let (account, _) = billing.create_customer(new, Actor::Operator, long_ago).await.unwrap();
+    let (account, _) = billing.create_customer(new.clone(), Actor::Operator, long_ago).await.unwrap();
     let command = CommandId::random();
     billing.credit(&account.id, Micros::new(500_000), command, Actor::Operator, later).await.unwrap();
     let folder = operator.0.path().join("archives");
     let into = format!("--into {}", folder.display());
 
-    let sealed = operator.json(&format!("archive seal acme --until 2020-09 {into}")).await;
+    // The first one's archive cannot be written.
+    let new = NewCustomer { id: Some("aaa".parse().unwrap()), ..new };
+    billing.create_customer(new, Actor::Operator, long_ago).await.unwrap();
+    fs::create_dir_all(folder.join("aaa-000000000001-000000000003.jsonl.unfinished")).unwrap();
+    let (sealed, result) = operator.types(&format!("archive seal --until 2020-09 {into} --json")).await;
+    assert!(result.unwrap_err().to_string().contains("aaa: "));
+    let sealed: Value = serde_json::from_str(&sealed).unwrap();
     assert_eq!((&sealed["archives"][0]["first"], &sealed["archives"][0]["last"]), (&json!(1), &json!(3)));
     let first = sealed["archives"][0]["file"].as_str().unwrap();
-    let text = operator.text(&format!("archive seal {into}")).await;
+    let text = operator.text(&format!("archive seal acme {into}")).await;
     assert!(text.contains("acme      4     4   "), "{text}");
     let second = folder.join("acme-000000000004-000000000004.jsonl");
 
