@@ -1,5 +1,6 @@
 //! `ufbrowsers`: settings, then one command.
 
+use std::io::{self, IsTerminal};
 use std::process::ExitCode;
 
 use anyhow::Context;
@@ -31,7 +32,7 @@ fn main() -> ExitCode {
 
 async fn run(serve: Serve) -> ExitCode {
     tracing_subscriber::registry()
-        .with(fmt::layer().with_writer(std::io::stderr))
+        .with(fmt::layer().with_ansi(io::stderr().is_terminal()).with_writer(io::stderr))
         .with(serve.config.log.clone())
         .init();
     match start(serve).await {
