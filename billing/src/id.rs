@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::de::Error as _;
@@ -26,10 +27,10 @@ macro_rules! id {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
         ///
-        /// 1 to 64 characters of `[A-Za-z0-9._-]`; in JSON a string.
-        #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        /// 1 to 64 characters of `[A-Za-z0-9._-]`; in JSON a string. Clones share the text: a session's id is in many places.
+        #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
         #[serde(try_from = "String")]
-        pub struct $name(String);
+        pub struct $name(Arc<str>);
 
         impl $name {
             /// A new id of 128 random bits, in lower-case hexadecimal.
@@ -38,7 +39,7 @@ macro_rules! id {
             /// When the operating system has no randomness to give.
             pub fn random() -> Self {
                 let bits: [u8; 16] = crate::key::random();
-                $name(format!("{:032x}", u128::from_be_bytes(bits)))
+                $name(format!("{:032x}", u128::from_be_bytes(bits)).into())
             }
 
             /// The id as text.
@@ -57,7 +58,7 @@ macro_rules! id {
             type Err = InvalidId;
 
             fn from_str(text: &str) -> Result<Self, InvalidId> {
-                check(text).map(|()| $name(text.to_owned()))
+                check(text).map(|()| $name(text.into()))
             }
         }
 
@@ -65,7 +66,13 @@ macro_rules! id {
             type Error = InvalidId;
 
             fn try_from(text: String) -> Result<Self, InvalidId> {
-                check(&text).map(|()| $name(text))
+                check(&text).map(|()| $name(text.into()))
+            }
+        }
+
+        impl Serialize for $name {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.serialize_str(&self.0)
             }
         }
     };
