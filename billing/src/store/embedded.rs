@@ -116,9 +116,13 @@ const STATEMENTS: usize = 64;
 
 const HOUR_MILLIS: u64 = 3_600_000;
 
-/// Memory for pages, in KiB as SQLite wants it (negative): sessions have random ids, so that looking whether one
-/// has ended touches a page anywhere in their index.
-const PAGE_CACHE_KIB: i64 = -65_536;
+/// Memory for pages, in KiB as SQLite wants it (negative): the upper levels of all trees. Sessions have random ids, so that
+/// looking whether one has ended touches a page anywhere in their index; that one comes from the system's cache, in less
+/// time than the rest of the commit takes. Pages that a transaction has changed stay until it is over (`cache_spill`),
+/// however many they are: written out before that, they would be written twice.
+const PAGE_CACHE_KIB: i64 = -256;
+/// The same for connections that no session waits for.
+const SMALL_PAGE_CACHE_KIB: i64 = -64;
 
 /// How long opening waits for another process that is opening the same file.
 const OPEN_PATIENCE: Duration = Duration::from_secs(5);
@@ -191,6 +195,7 @@ impl Embedded {
         let (reader, checkpointer) = (connect(path)?, connect(path)?);
         hot.busy_timeout(Duration::ZERO)?;
         hot.pragma_update(None, "cache_size", PAGE_CACHE_KIB)?;
+        hot.pragma_update(None, "cache_spill", false)?;
         checkpointer.busy_timeout(TRUNCATE_PATIENCE)?;
         let others = Others::watch(path).map_err(StoreError::File)?;
         let wal = File::open(wal_path(path)).map_err(StoreError::File)?;
@@ -655,6 +660,7 @@ fn connect(path: &Path) -> Result<Connection, StoreError> {
     connection.pragma_update(None, "journal_mode", "WAL")?;
     connection.pragma_update(None, "synchronous", "NORMAL")?;
     connection.pragma_update(None, "wal_autocheckpoint", 0)?;
+    connection.pragma_update(None, "cache_size", SMALL_PAGE_CACHE_KIB)?;
     Ok(connection)
 }
 
