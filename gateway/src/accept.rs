@@ -222,7 +222,7 @@ async fn serve_tls(gateway: Arc<Gateway>, tls: TlsAcceptor, stream: TcpStream, v
         if !speaks(&stream).await {
             return None;
         }
-        Some(tls.accept(stream).await)
+        Some(tls.accept(stream).await.map(Box::new))
     };
     match Box::pin(timeout(HANDSHAKE, handshake)).await {
         Ok(Some(Ok(stream))) => serve_http(&gateway, Door::Tls, stream, visit).await,

@@ -26,7 +26,7 @@ use crate::route::{self, Asked, Route};
 use crate::serve::Gateway;
 use crate::sessions::{Attached, Estate, Keeper, Last, Live, Starting};
 use crate::settle::{self, Judgement, Reason, Target, judge, settle};
-use crate::splice::{Client, Standing, cut, hang_up, say_goodbye, splice};
+use crate::splice::{Client, Ended, Standing, cut, hang_up, say_goodbye, splice};
 use crate::unsecured;
 use crate::upgrade::Handshake;
 
@@ -325,16 +325,37 @@ fn begin(gateway: &Gateway, started: Started) -> Arc<Live> {
 
 /// One socket of a session, from its 101 to its end; the last one ends the session.
 /// `early` is what the client sent right behind its request.
-pub async fn serve<C: Client>(gateway: &Gateway, socket: Socket<'_>, mut client: C, early: Bytes) {
-    let Socket { attached, browser, target, place: own_place } = socket;
-    let ended = splice(&mut client, browser, early, attached.live(), attached.line()).await;
-    let judgement = Box::pin(judge(ended.cause, target, attached.live())).await;
+///
+/// A session's memory is this future, so it is no `async fn`, which would keep its arguments twice; and what comes behind
+/// the splice is boxed.
+pub fn serve<'a, C: Client + 'a>(
+    gateway: &'a Gateway,
+    socket: Socket<'a>,
+    mut client: C,
+    early: Bytes,
+) -> impl Future<Output = ()> + Send + 'a {
+    let Socket { attached, mut browser, target, place } = socket;
+    async move {
+        let ended = splice(&mut client, &mut browser, &early, attached.live(), attached.line()).await;
+        drop(browser);
+        Box::pin(leave_behind(gateway, (attached, place), client, target, ended)).await;
+    }
+}
+
+/// What a socket's end leads to. `place`: its own, unless it uses the session's.
+async fn leave_behind<C: Client>(
+    gateway: &Gateway,
+    (attached, own_place): (Attached<'_>, Option<OwnedSemaphorePermit>),
+    mut client: C,
+    target: Target,
+    ended: Ended,
+) {
+    let judgement = judge(ended.cause, target, attached.live()).await;
     if let Judgement::All(reason) = judgement {
         attached.live().end_as(reason);
     }
     let place = match attached.leave() {
-        // Boxed: it is larger than all that a session needs while it lasts.
-        Some(last) => Box::pin(finish(gateway, last, ended.lasted, judgement)).await,
+        Some(last) => finish(gateway, last, ended.lasted, judgement).await,
         None => None,
     };
     match (ended.standing, judgement.close()) {

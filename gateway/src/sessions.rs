@@ -59,7 +59,7 @@ pub struct Live {
     first: Line,
     members: Mutex<Members>,
     /// The final record, or none where the ledger could not be written.
-    record: OnceLock<Option<Session>>,
+    record: OnceLock<Option<Box<Session>>>,
     settled: Notify,
 }
 
@@ -212,7 +212,7 @@ impl Live {
         loop {
             settled.as_mut().enable();
             if let Some(record) = self.record.get() {
-                return record.clone();
+                return record.as_deref().cloned();
             }
             settled.as_mut().await;
             settled.set(self.settled.notified());
@@ -221,7 +221,7 @@ impl Live {
 
     /// What it came to.
     pub(crate) fn note_record(&self, record: Session) {
-        let _ = self.record.set(Some(record));
+        let _ = self.record.set(Some(Box::new(record)));
     }
 
     /// Where further sockets to its browser are opened; none once it is over.

@@ -13,7 +13,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::Bytes;
 use tokio::io::{AsyncBufRead, AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Sleep, sleep, timeout};
@@ -95,7 +94,8 @@ impl Client for TcpStream {
     }
 }
 
-impl Client for TlsStream<TcpStream> {
+/// Boxed: what TLS keeps of a connection is large, and a task that is handed it by value has room for it at each stage.
+impl Client for Box<TlsStream<TcpStream>> {
     fn tcp(&self) -> &TcpStream {
         self.get_ref().0
     }
@@ -108,36 +108,46 @@ impl Client for TlsStream<TcpStream> {
 }
 
 /// Passes bytes until one side ends, or [`Live::end`] is called, which `line` tells. `early` is what the client sent right
-/// behind its request. Dropping the future ends both connections where they stand.
-pub async fn splice<C: Client>(
-    client: &mut C,
-    mut browser: TcpStream,
-    early: Bytes,
-    live: &Live,
-    line: &Line,
-) -> Ended {
+/// behind its request. Dropping the future leaves both connections where they stand.
+pub fn splice<'a, C: Client>(
+    client: &'a mut C,
+    browser: &'a mut TcpStream,
+    early: &[u8],
+    live: &'a Live,
+    line: &'a Line,
+) -> impl Future<Output = Ended> + Send + 'a {
     let mut relay = Relay {
         up: Flow::new(Sender::Client, &live.up_bytes, line),
         down: Flow::new(Sender::Browser, &live.down_bytes, line),
         told: None,
         grace: None,
     };
-    let cause = match relay.up.take_in(&early) {
-        Ok(()) => poll_fn(|cx| relay.poll(client, &mut browser, live, line, cx)).await,
-        Err(violation) => Cause::ClientFault(violation),
-    };
-    let standing = match cause {
-        Cause::ClientGone => Standing::Gone,
-        _ if !relay.down.is_between_frames() => Standing::MidFrame,
-        _ if relay.down.tracker.close_seen() => Standing::CloseSent,
-        _ => Standing::BetweenFrames,
-    };
-    Ended {
-        lasted: live.begun.elapsed(),
-        up_bytes: live.up_bytes.load(Ordering::Relaxed),
-        down_bytes: live.down_bytes.load(Ordering::Relaxed),
-        cause,
-        standing,
+    let violation = relay.up.take_in(early).err();
+    Splice { client, browser, live, line, relay, violation }
+}
+
+/// The future of [`splice`]. Written out, since a session is this for nearly all of its life: an `async fn` keeps its
+/// arguments twice.
+struct Splice<'a, C> {
+    client: &'a mut C,
+    browser: &'a mut TcpStream,
+    live: &'a Live,
+    line: &'a Line,
+    relay: Relay<'a>,
+    /// What came with the request was one.
+    violation: Option<Violation>,
+}
+
+impl<C: Client> Future for Splice<'_, C> {
+    type Output = Ended;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Ended> {
+        let Self { client, browser, live, line, relay, violation } = &mut *self;
+        let cause = match violation {
+            None => ready!(relay.poll(*client, browser, live, line, cx)),
+            Some(violation) => Cause::ClientFault(*violation),
+        };
+        Poll::Ready(relay.ended(cause, live))
     }
 }
 
@@ -195,6 +205,22 @@ struct Relay<'a> {
 }
 
 impl Relay<'_> {
+    fn ended(&self, cause: Cause, live: &Live) -> Ended {
+        let standing = match cause {
+            Cause::ClientGone => Standing::Gone,
+            _ if !self.down.is_between_frames() => Standing::MidFrame,
+            _ if self.down.tracker.close_seen() => Standing::CloseSent,
+            _ => Standing::BetweenFrames,
+        };
+        Ended {
+            lasted: live.begun.elapsed(),
+            up_bytes: live.up_bytes.load(Ordering::Relaxed),
+            down_bytes: live.down_bytes.load(Ordering::Relaxed),
+            cause,
+            standing,
+        }
+    }
+
     fn poll<C: Client>(
         &mut self,
         client: &mut C,

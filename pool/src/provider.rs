@@ -199,8 +199,7 @@ impl Browser {
         let endpoint = FixedEndpoint { authority: String::new(), path: None };
         let slot = Fixed::new(vec![endpoint], NonZeroUsize::MIN).reserve().expect("nobody else reserves");
         let endpoint = Endpoint { address: SocketAddr::from(([127, 0, 0, 1], 0)), path };
-        let (_, exit) = watch::channel(None);
-        Self::new(endpoint, exit, Hand::Fixed(slot))
+        Self::new(endpoint, fixed::NOBODY_TELLS.clone(), Hand::Fixed(slot))
     }
 
     /// What whoever runs it calls it: a process by its number, somebody else's browser by the id in its own path.

@@ -347,11 +347,13 @@ impl Line {
 
     async fn with(early: &[u8]) -> Self {
         let (client, mut clients_end) = pair().await;
-        let (browser, browsers_end) = pair().await;
+        let (browser, mut browsers_end) = pair().await;
         let live = Arc::new(live());
-        let (told, early) = (Arc::clone(&live), Bytes::copy_from_slice(early));
+        let (told, early) = (Arc::clone(&live), early.to_vec());
         let relay = tokio::spawn(async move {
-            let ended = splice(&mut clients_end, browsers_end, early, &told, told.first_line()).await;
+            let first = told.first_line();
+            let ended = splice(&mut clients_end, &mut browsers_end, &early, &told, first).await;
+            drop(browsers_end);
             match (ended.standing, ended.cause) {
                 (Standing::BetweenFrames, Cause::Told(close)) => say_goodbye(&mut clients_end, close).await,
                 (Standing::MidFrame, _) => cut(&clients_end),

@@ -2,16 +2,20 @@
 
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, LazyLock};
 
 use serde_json::Value;
 use tokio::net::lookup_host;
 use tokio::sync::watch;
 
-use super::{Browser, FixedEndpoint, Hand, ProviderError};
+use super::{Browser, FixedEndpoint, Hand, ProviderError, Verdict};
 use crate::http;
 use crate::lease::Endpoint;
+
+/// How browsers that somebody else runs end: their sender is gone. One for all of them.
+pub(super) static NOBODY_TELLS: LazyLock<watch::Receiver<Option<Verdict>>> =
+    LazyLock::new(|| watch::channel(None).1);
 
 /// More than any browser answers to `/json/version`.
 const ANSWER_BYTES: u64 = 64 * 1024;
@@ -68,10 +72,8 @@ impl Slot {
             Some(path) => path.clone(),
             None => browser_path(address).await.map_err(failed)?,
         };
-        // The sender is dropped here: nobody will ever tell how this browser ends.
-        let (_, exit) = watch::channel(None);
         let endpoint = Endpoint { address, path };
-        Ok(Browser::new(endpoint, exit, Hand::Fixed(self)))
+        Ok(Browser::new(endpoint, NOBODY_TELLS.clone(), Hand::Fixed(self)))
     }
 }
 
