@@ -65,7 +65,7 @@ impl Connection {
         deadline: Instant,
     ) -> Result<(Self, Opening), Fault> {
         let begun = Instant::now();
-        let tcp = within(deadline, Stage::Tcp, TcpStream::connect(to.address)).await?;
+        let tcp = within(deadline, Stage::Tcp, to.connect()).await?;
         tcp.set_nodelay(true).map_err(|error| Fault { stage: Stage::Tcp, cause: error.into() })?;
         let connected = Instant::now();
         let (mut stream, tls): (Box<dyn Wire>, _) = match &to.tls {

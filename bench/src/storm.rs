@@ -4,6 +4,7 @@ mod calm;
 mod report;
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::time::Duration;
 
@@ -28,6 +29,9 @@ pub(crate) struct Args {
     /// The same target with another customer's key: sessions at a steady pace, alone and then beside the storm.
     #[arg(long, value_name = "NAME=URL")]
     pub(crate) calm: Vec<String>,
+    /// The address that the calm customer connects from, such as 127.0.0.2: customers share none. The system's choice without it.
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) calm_from: Option<IpAddr>,
     /// Connects at once.
     #[arg(long, value_name = "N", default_value = "500")]
     pub(crate) connects: NonZeroUsize,
@@ -72,13 +76,10 @@ pub(crate) async fn run(args: Args) -> Result<Report> {
     let mut subjects = subjects(&args).await?;
     let rounds = args.rounds.get() as usize;
     let bar = progress("storm", (rounds * subjects.len()) as u64);
+    eprintln!("storm: {} s at least", args.least(subjects.len()).as_secs());
     for round in 0..rounds {
         for index in turns(round, subjects.len()) {
-            let subject = &mut subjects[index];
-            if let Some(calm) = &mut subject.calm {
-                calm.quiet(&args).await?;
-            }
-            subject.storm(&args).await?;
+            subjects[index].round(&args, round).await?;
             bar.inc(1);
             sleep(args.gap).await;
         }
@@ -94,7 +95,7 @@ async fn subjects(args: &Args) -> Result<Vec<Subject>> {
     let mut subjects: Vec<Subject> = Vec::new();
     for endpoint in args.measure.endpoints().await? {
         let own = calm.iter().position(|calm| calm.name == endpoint.name);
-        let calm = own.map(|own| Calm::new(calm.swap_remove(own)));
+        let calm = own.map(|own| calm.swap_remove(own).from(args.calm_from)).map(Calm::new);
         subjects.push(Subject { endpoint, storm: Tally::default(), busy: Duration::ZERO, calm });
     }
     let left = calm.iter().map(|calm| format!("--calm {}: there is no target of that name", calm.name));
@@ -102,10 +103,31 @@ async fn subjects(args: &Args) -> Result<Vec<Subject>> {
     if left.is_empty() { Ok(subjects) } else { Err(Mistakes::of(left).into()) }
 }
 
+impl Args {
+    /// How long the run takes where storms take no time.
+    fn least(&self, targets: usize) -> Duration {
+        let alone = if self.calm.is_empty() { Duration::ZERO } else { self.calm_every * self.quiet.get() };
+        let targets = u32::try_from(targets).unwrap_or(u32::MAX);
+        (alone + self.storm_for + self.gap) * self.rounds.get() * targets
+    }
+}
+
 impl Subject {
-    /// One storm, with the calm customer beside it.
-    async fn storm(&mut self, args: &Args) -> Result<()> {
-        let beside = self.calm.as_ref().map(|calm| calm.begin(args)).transpose()?;
+    /// The calm customer alone, then one storm beside it.
+    async fn round(&mut self, args: &Args, round: usize) -> Result<()> {
+        let beside = match &self.calm {
+            Some(calm) => Some(calm.begin(args, round).await?),
+            None => None,
+        };
+        let storm = self.storm(args).await;
+        if let (Some(calm), Some(beside)) = (&mut self.calm, beside) {
+            calm.end(beside, storm).await.context("the calm customer")?;
+        }
+        Ok(())
+    }
+
+    /// When it began and ended.
+    async fn storm(&mut self, args: &Args) -> (Instant, Instant) {
         let begun = Instant::now();
         let one = || session(&self.endpoint, args.measure.timeout);
         let mut sessions: FuturesUnordered<_> = (0..args.connects.get()).map(|_| one()).collect();
@@ -116,10 +138,7 @@ impl Subject {
             }
         }
         self.busy += begun.elapsed();
-        if let (Some(calm), Some(beside)) = (&mut self.calm, beside) {
-            calm.end(beside).await.context("the calm customer")?;
-        }
-        Ok(())
+        (begun, Instant::now())
     }
 }
 
@@ -145,15 +164,6 @@ impl Tally {
             }
         }
     }
-
-    fn add(&mut self, other: Tally) {
-        self.times.add(&other.times);
-        for (ours, theirs) in [(&mut self.refused, other.refused), (&mut self.failed, other.failed)] {
-            for (cause, count) in theirs {
-                *ours.entry(cause).or_default() += count;
-            }
-        }
-    }
 }
 
 #[cfg(test)]
@@ -167,10 +177,8 @@ mod tests {
         let mut tally = Tally::default();
         tally.note(Ok(Duration::from_millis(1)));
         tally.note(fault(Cause::Status(429, Some("concurrency_limit".to_owned()))));
-        let mut more = Tally::default();
-        more.note(fault(Cause::Status(429, Some("concurrency_limit".to_owned()))));
-        more.note(fault(Cause::Deadline));
-        tally.add(more);
+        tally.note(fault(Cause::Status(429, Some("concurrency_limit".to_owned()))));
+        tally.note(fault(Cause::Deadline));
         assert_eq!(tally.times.len(), 1);
         assert_eq!(tally.refused.values().collect::<Vec<_>>(), [&2]);
         assert_eq!(tally.failed.values().collect::<Vec<_>>(), [&1]);

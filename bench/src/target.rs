@@ -1,7 +1,8 @@
 //! What is measured: `NAME=URL` on the command line, then an address that can be connected to.
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use anyhow::{Context, bail};
 use rustls::pki_types::ServerName;
 use serde::Deserialize;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_tungstenite::tungstenite::http::Uri;
@@ -152,6 +153,8 @@ pub(crate) struct Endpoint {
     pub(crate) tls: Option<(TlsConnector, ServerName<'static>)>,
     /// Of scheme `ws` or `wss`. Its query may hold an API key: it is never printed.
     pub(crate) uri: Uri,
+    /// Where it is connected to from; any address of this machine without it.
+    pub(crate) from: Option<IpAddr>,
 }
 
 fn parse_all(texts: &[String]) -> (Vec<Target>, Vec<String>) {
@@ -217,7 +220,19 @@ impl Endpoint {
             Some(connector) => Some((connector.clone(), ServerName::try_from(host)?)),
             None => None,
         };
-        Ok(Self { name, address, tls, uri })
+        Ok(Self { name, address, tls, uri, from: None })
+    }
+
+    /// The same from another address.
+    pub(crate) fn from(self, from: Option<IpAddr>) -> Self {
+        Self { from, ..self }
+    }
+
+    pub(crate) async fn connect(&self) -> io::Result<TcpStream> {
+        let Some(from) = self.from else { return TcpStream::connect(self.address).await };
+        let socket = if from.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+        socket.bind(SocketAddr::new(from, 0))?;
+        socket.connect(self.address).await
     }
 }
 

@@ -1,5 +1,6 @@
 //! Each part: its measurement, with what it takes, and its goals.
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::time::Duration;
 
@@ -25,6 +26,7 @@ const CONNECTS: NonZeroUsize = NonZeroUsize::new(500).expect("500 is not 0");
 const STORM: Duration = Duration::from_secs(3);
 const STORMS: NonZeroU32 = NonZeroU32::new(3).expect("3 is not 0");
 const CALM_EVERY: Duration = Duration::from_millis(200);
+const CALM_FROM: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2));
 const QUIET: NonZeroU32 = NonZeroU32::new(10).expect("10 is not 0");
 const AFTER_STORM: Duration = Duration::from_secs(1);
 const FEW: NonZeroU32 = NonZeroU32::new(10).expect("10 is not 0");
@@ -114,6 +116,7 @@ fn storm(scene: &Scene) -> storm::Args {
     storm::Args {
         measure: scene.targets(TIMEOUT),
         calm: scene.urls(Customer::Other),
+        calm_from: Some(CALM_FROM),
         connects: CONNECTS,
         storm_for: STORM,
         rounds: STORMS,
