@@ -107,6 +107,14 @@ pub struct Standing {
     pub plan: Plan,
 }
 
+impl Reserved {
+    /// Whether the ledger has it for sure, without asking.
+    pub fn is_held(&self) -> bool {
+        let is_committed = |outcome: &Deferred| outcome.get() == Some(&Committed::Done);
+        !self.is_unsecured && self.deferred.as_ref().is_none_or(is_committed)
+    }
+}
+
 impl Standing {
     /// Sessions that it can start without overage: retry credits, included sessions, and what the balance pays for.
     /// `None` where a session costs nothing, so that there is no end to them.
@@ -279,7 +287,7 @@ impl Billing {
         let id = new.id.unwrap_or_else(AccountId::random);
         let opening = Opening { id, email: new.email, prepaid: new.prepaid, key };
         let change = Arc::new(ledger::open(opening, &actor, Context { plan, now })?);
-        match self.store().commit(None, &change).await? {
+        match self.store().commit(None, &change, Durability::Disk).await? {
             Committed::Done => self.ring(&change),
             Committed::Conflict | Committed::Exists => return Err(Error::AccountExists),
         }
@@ -701,6 +709,24 @@ impl Billing {
         .await
     }
 
+    /// The same for a session that has begun at `begun_at`, whether or not that was noted. One commit instead of two.
+    ///
+    /// # Errors
+    /// Those of [`Billing::begin`] and [`Billing::post`].
+    pub async fn post_begun(
+        &self,
+        held: SessionName<'_>,
+        begun_at: Timestamp,
+        end: End,
+        now: Timestamp,
+    ) -> Result<Session, Error> {
+        let refunds = self.shared.limits.refunds_per_day;
+        self.settle(held, now, |account, session, given| {
+            ledger::post_begun(account, session, (held.hold, begun_at, &end), refunds, given)
+        })
+        .await
+    }
+
     /// Gives back all that a session took that never began. Waits for the disk; a repeat answers the same final
     /// record, or the session that its id was held for since, which is left alone.
     ///
@@ -1030,17 +1056,19 @@ impl Billing {
             }
             let given = Context { plan: self.plan(&account)?, now: order.now };
             let decided = match decide(&account, &sessions, given) {
-                Ok(Answer::Change(change)) => match self.store().commit(Some(&account), &change).await? {
-                    Committed::Done => {
-                        self.ring(&change);
-                        Ok(Applied::Changed(change))
+                Ok(Answer::Change(change)) => {
+                    match self.store().commit(Some(&account), &change, order.durability).await? {
+                        Committed::Done => {
+                            self.ring(&change);
+                            Ok(Applied::Changed(change))
+                        }
+                        Committed::Exists => Ok(Applied::Exists),
+                        Committed::Conflict => {
+                            tokio::task::yield_now().await;
+                            continue;
+                        }
                     }
-                    Committed::Exists => Ok(Applied::Exists),
-                    Committed::Conflict => {
-                        tokio::task::yield_now().await;
-                        continue;
-                    }
-                },
+                }
                 Ok(Answer::Exists) if self.store().confirm(&account).await? => Ok(Applied::Exists),
                 Err(refusal) if self.store().confirm(&account).await? => Err(refusal),
                 Ok(Answer::Exists) | Err(_) => continue,

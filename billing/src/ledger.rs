@@ -467,24 +467,44 @@ pub(crate) fn post(
     given: Context<'_>,
 ) -> Result<Answer, Refused> {
     check_hold(session, hold)?;
-    post_by(&server(session), account, session, end, refunds_per_day, given)
+    post_by(&server(session), account, session, None, end, refunds_per_day, given)
+}
+
+/// The same for one that has begun at `begun_at`, whether or not that was noted.
+pub(crate) fn post_begun(
+    account: &Account,
+    session: &Session,
+    (hold, begun_at, end): (HoldId, Timestamp, &End),
+    refunds_per_day: u32,
+    given: Context<'_>,
+) -> Result<Answer, Refused> {
+    check_hold(session, hold)?;
+    if session.begun_at.is_some_and(|noted| noted != begun_at) {
+        return Err(Refused::ExistsDifferent);
+    }
+    post_by(&server(session), account, session, Some(begun_at), end, refunds_per_day, given)
 }
 
 fn post_by(
     actor: &Actor,
     account: &Account,
     session: &Session,
+    begins: Option<Timestamp>,
     end: &End,
     refunds_per_day: u32,
     given: Context<'_>,
 ) -> Result<Answer, Refused> {
-    let begun_at = match (session.state, session.begun_at) {
+    let begun_at = match (session.state, session.begun_at.or(begins)) {
         (State::Open, Some(begun_at)) => begun_at,
+        (State::Held, Some(begun_at)) => begun_at,
         (State::Posted, Some(begun_at)) if session.ended_with(begun_at, end) => return Ok(Answer::Exists),
         (State::Posted, _) => return Err(Refused::ExistsDifferent),
         (state, _) => return Err(Refused::State(state)),
     };
     let mut draft = Draft::of(account, given);
+    if session.state == State::Held {
+        draft.tell(EventKind::SessionStarted, &Told { session: Some(&session.id), ..Told::default() });
+    }
     let ended_at = end.at.max(begun_at);
     let (lost, cause) = end.outcome.parts();
     let refunds = draft.account.refunds.on(given.now.day());
@@ -522,6 +542,7 @@ fn post_by(
     );
     let posted = Session {
         state: State::Posted,
+        begun_at: Some(begun_at),
         minutes,
         funding,
         charged,
@@ -599,7 +620,7 @@ pub(crate) fn expire(
             let outcome = Outcome::Completed { cause: GATEWAY_LOST };
             let end = End { at, outcome, up_bytes: session.up_bytes, down_bytes: session.down_bytes };
             // A completed session is no lost one, so that the bound on refunds does not come into it.
-            post_by(&actor, account, session, &end, 0, given)
+            post_by(&actor, account, session, None, &end, 0, given)
         }
     }
 }

@@ -270,7 +270,7 @@ impl Store {
         id: &SessionId,
     ) -> Result<Option<Session>, StoreError> {
         match self {
-            Store::Embedded(store) => store.session(account, id).await,
+            Store::Embedded(store) => store.load_session(account, id).await,
             Store::Redis(store) => Box::pin(store.load_session(account, id)).await,
             #[cfg(test)]
             Store::Memory(store) => Box::pin(store.load_session(account, id)).await,
@@ -282,15 +282,23 @@ impl Store {
         ask!(self, store => store.reload(id))
     }
 
-    /// Writes a change that was decided on an account as it was loaded; on none, where the account is new.
+    /// Writes a change that was decided on an account as it was loaded; on none, where the account is new. How durable it is
+    /// then is [`Store::wait_for`]'s business; who waits for the disk has time to be committed with others.
     pub(crate) async fn commit(
         &self,
         decided_on: Option<&Arc<Account>>,
         change: &Arc<Change>,
+        durability: Durability,
     ) -> Result<Committed, StoreError> {
         match self {
             Store::Embedded(store) => {
-                store.commit(decided_on.map_or(0, |account| account.version), change).await
+                let expected = decided_on.map_or(0, |account| account.version);
+                match durability {
+                    Durability::Disk if embedded::is_fit(change) => {
+                        store.commit_with_others(expected, change).await
+                    }
+                    Durability::Disk | Durability::Process => store.commit(expected, change).await,
+                }
             }
             Store::Redis(store) => Box::pin(store.commit(decided_on, change)).await,
             #[cfg(test)]

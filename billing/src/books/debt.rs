@@ -45,7 +45,8 @@ pub struct Debt {
     pub credit: Option<Credit>,
 }
 
-/// What a session takes to be held that began on credit.
+/// What a session takes to be held that the ledger may not have heard of: it began on credit, or the store failed before its
+/// hold was committed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Credit {
     key: KeyId,
@@ -62,11 +63,11 @@ pub struct Ended {
 }
 
 impl Credit {
-    /// `None`: its price is set aside.
+    /// `None`: its price is set aside for sure.
     pub fn of(reserved: &Reserved) -> Option<Self> {
         let Session { key, gateway, request, terms, .. } = &reserved.session;
         let (key, gateway, request) = (key.clone(), gateway.clone(), request.clone());
-        reserved.is_unsecured().then_some(Self { key, gateway, request, terms: *terms })
+        (!reserved.is_held()).then_some(Self { key, gateway, request, terms: *terms })
     }
 }
 

@@ -18,6 +18,7 @@ use crate::store::redis_server::Server;
 use crate::sweep::Sweeper;
 
 mod deferred;
+mod group;
 mod history;
 mod moving;
 mod year;

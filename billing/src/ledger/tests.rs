@@ -124,6 +124,21 @@ impl Desk {
         Ok(self.write(answer))
     }
 
+    /// The same where the beginning may not be noted: now, if it is not.
+    fn post_begun(&mut self, session: &str, begun_at: Option<Timestamp>) -> Result<bool, Refused> {
+        let end = End { at: self.now, outcome: COMPLETED, up_bytes: 7, down_bytes: 9 };
+        let session = self.session(session);
+        let begun_at = begun_at.or(session.begun_at).unwrap_or(self.now);
+        let answer = super::post_begun(
+            &self.account,
+            session,
+            (session.hold, begun_at, &end),
+            REFUNDS_PER_DAY,
+            self.given(),
+        )?;
+        Ok(self.write(answer))
+    }
+
     fn void(&mut self, session: &str) -> Result<bool, Refused> {
         self.void_hold(session, self.session(session).hold)
     }
@@ -285,7 +300,15 @@ fn commands_are_refused_by_the_session_s_state() {
     let post: Command = |desk, session| desk.post(session, COMPLETED);
     let post_otherwise: Command = |desk, session| desk.post(session, LOST);
     let void: Command = |desk, session| desk.void(session);
-    let cases: [(&str, Command, Result<bool, Refused>); 12] = [
+    let post_begun: Command = |desk, session| desk.post_begun(session, None);
+    let post_begun_otherwise: Command =
+        |desk, session| desk.post_begun(session, Some(Timestamp::from_millis(1)));
+    let cases: [(&str, Command, Result<bool, Refused>); 17] = [
+        ("held", post_begun, Ok(true)),
+        ("open", post_begun, Ok(true)),
+        ("open", post_begun_otherwise, Err(ExistsDifferent)),
+        ("posted", post_begun, Ok(false)),
+        ("voided", post_begun, Err(Wrong(State::Voided))),
         ("held", begin, Ok(true)),
         ("held", post, Err(Wrong(State::Held))),
         ("held", void, Ok(true)),

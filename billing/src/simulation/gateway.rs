@@ -180,9 +180,9 @@ impl Gateway {
         let post = || {
             let end = end.clone();
             async move {
-                self.billing.begin(name, begun_at, self.now()).await?;
+                let posted = self.billing.post_begun(name, begun_at, end, self.now()).await?;
                 self.see(seen, |seen| seen.is_noted = true);
-                self.billing.post(name, end, self.now()).await
+                Ok(posted)
             }
         };
         match self.persist(post).await {

@@ -44,12 +44,15 @@ use crate::session::{Session, SessionCursor};
 use crate::time::Timestamp;
 use crate::usage::{Bucket, HOURS_KEPT, Usage, Used};
 use flush::{Disk, Flusher};
+use group::Group;
+pub(super) use group::is_fit;
 use journal::Journal;
 pub(crate) use journal::Noted;
 use others::Others;
 
 mod backup;
 mod flush;
+mod group;
 mod journal;
 mod others;
 mod parcels;
@@ -172,6 +175,8 @@ struct Hot {
     journal: Option<Journal>,
     /// Changes that were decided and are not committed yet, in order. The cache holds their accounts as they will be.
     deferred: Vec<Waiting>,
+    /// A transaction that is open.
+    group: Option<Group>,
 }
 
 #[derive(Debug)]
@@ -203,7 +208,13 @@ impl Embedded {
         Ok(Embedded {
             path: path.to_owned(),
             flusher,
-            hot: Mutex::new(Hot { connection: hot, others, journal: None, deferred: Vec::new() }),
+            hot: Mutex::new(Hot {
+                connection: hot,
+                others,
+                journal: None,
+                deferred: Vec::new(),
+                group: None,
+            }),
             has_deferred: AtomicBool::new(false),
             reader: Arc::new(Mutex::new(reader)),
             accounts: DashMap::new(),
@@ -216,7 +227,7 @@ impl Embedded {
     }
 
     pub(super) async fn load(&self, id: &AccountId) -> Result<Option<Arc<Account>>, StoreError> {
-        self.catch_up().await?;
+        // As it will be, if anything was put off: a commit is always preceded by that.
         let cached = self.accounts.get(id).map(|account| Arc::clone(&account));
         match cached {
             Some(account) => Ok(Some(account)),
@@ -242,8 +253,7 @@ impl Embedded {
 
     fn try_commit(&self, expected: u64, change: &Change, rows: &Rows) -> Result<Committed, StoreError> {
         let id = &change.account.id;
-        let mut hot = lock(&self.hot);
-        self.commit_deferred(&mut hot)?;
+        let mut hot = self.alone()?;
         if self.accounts.get(id).is_some_and(|cached| cached.version != expected) {
             return Ok(Committed::Conflict);
         }
@@ -266,7 +276,7 @@ impl Embedded {
     /// Sessions that an earlier process held and may not have committed. From here on this process may put commits off; it
     /// is the only one that does.
     pub(super) fn recover(&self) -> Result<Vec<Noted>, StoreError> {
-        let mut hot = lock(&self.hot);
+        let mut hot = self.hot();
         let mut journal = Journal::open(&self.path).map_err(StoreError::File)?;
         let held = journal.read().map_err(StoreError::File)?;
         hot.journal = Some(journal);
@@ -275,7 +285,7 @@ impl Embedded {
 
     /// What [`Embedded::recover`] told of is committed.
     pub(super) fn recovered(&self) {
-        if let Some(journal) = &mut lock(&self.hot).journal {
+        if let Some(journal) = &mut self.hot().journal {
             journal.clear();
         }
     }
@@ -291,7 +301,7 @@ impl Embedded {
         id: &AccountId,
         decide: impl FnOnce(&Account) -> Option<Arc<Change>>,
     ) -> Option<Deferred> {
-        let mut hot = lock(&self.hot);
+        let mut hot = self.hot();
         let is_full = hot.deferred.len() >= DEFERRED;
         if is_full || self.flusher.failure().is_some() || !hot.others.are_quiet() {
             return None;
@@ -315,7 +325,7 @@ impl Embedded {
         if !self.has_deferred.load(Ordering::Acquire) {
             return Ok(());
         }
-        patiently(|| self.commit_deferred(&mut lock(&self.hot))).await
+        patiently(|| self.alone().map(drop)).await
     }
 
     /// All of them in one transaction. Where another process had changed an account, none of that account's is written:
@@ -328,14 +338,7 @@ impl Embedded {
         let written = self.write_deferred(hot, &waiting);
         match written {
             Ok(outcomes) => {
-                for (waiting, outcome) in waiting.iter().zip(outcomes) {
-                    let _ = waiting.outcome.set(outcome);
-                }
-                // Only now: who sees that there is nothing takes its outcome for there.
-                self.has_deferred.store(false, Ordering::Release);
-                if let Some(journal) = &mut hot.journal {
-                    journal.all_committed();
-                }
+                self.tell_outcomes(hot, waiting.into_iter().zip(outcomes));
                 Ok(())
             }
             Err(error) => {
@@ -345,8 +348,35 @@ impl Embedded {
         }
     }
 
+    /// What was put off is committed.
+    fn tell_outcomes(&self, hot: &mut Hot, done: impl IntoIterator<Item = (Waiting, Committed)>) {
+        for (waiting, outcome) in done {
+            let _ = waiting.outcome.set(outcome);
+        }
+        if !hot.deferred.is_empty() {
+            return;
+        }
+        // Only now: who sees that there is nothing takes its outcome for there.
+        self.has_deferred.store(false, Ordering::Release);
+        if let Some(journal) = &mut hot.journal {
+            journal.all_committed();
+        }
+    }
+
     fn write_deferred(&self, hot: &mut Hot, waiting: &[Waiting]) -> Result<Vec<Committed>, StoreError> {
         let transaction = self.transaction(hot)?;
+        let outcomes = self.write_waiting(&transaction, waiting)?;
+        transaction.commit()?;
+        self.committed(hot);
+        Ok(outcomes)
+    }
+
+    /// Writes them into a transaction. An account that another process has changed is forgotten.
+    fn write_waiting(
+        &self,
+        transaction: &Connection,
+        waiting: &[Waiting],
+    ) -> Result<Vec<Committed>, StoreError> {
         let mut moved_on: Vec<&AccountId> = Vec::new();
         let mut outcomes = Vec::with_capacity(waiting.len());
         for Waiting { expected, change, .. } in waiting {
@@ -355,31 +385,35 @@ impl Embedded {
                 outcomes.push(Committed::Conflict);
                 continue;
             }
-            let written = write(&transaction, *expected, change, &Rows::of(change)?)?;
+            let written = write(transaction, *expected, change, &Rows::of(change)?)?;
             if written != Committed::Done {
                 moved_on.push(id);
             }
             outcomes.push(written);
         }
-        transaction.commit()?;
         for id in moved_on {
             self.accounts.remove(id);
         }
-        self.committed(hot);
         Ok(outcomes)
     }
 
-    /// Begins to write. What other processes have written until now is noticed here: nobody else writes until the end.
     fn transaction<'a>(&self, hot: &'a mut Hot) -> Result<Transaction<'a>, StoreError> {
-        if let Some(kind) = self.flusher.failure() {
-            return Err(StoreError::Unconfirmed(kind));
-        }
+        self.may_write()?;
         let Hot { connection, others, .. } = hot;
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        self.has_begun(others);
+        Ok(transaction)
+    }
+
+    fn may_write(&self) -> Result<(), StoreError> {
+        self.flusher.failure().map_or(Ok(()), |kind| Err(StoreError::Unconfirmed(kind)))
+    }
+
+    /// What other processes have written until now is noticed here: nobody else writes until the end.
+    fn has_begun(&self, others: &mut Others) {
         if !others.begin() {
             self.accounts.clear();
         }
-        Ok(transaction)
     }
 
     fn committed(&self, hot: &mut Hot) {
@@ -390,8 +424,7 @@ impl Embedded {
     /// Looks at the state that everything which was decided has led to.
     async fn look<T>(&self, look: impl Fn(&Connection) -> Result<T, StoreError>) -> Result<T, StoreError> {
         patiently(|| {
-            let mut hot = lock(&self.hot);
-            self.commit_deferred(&mut hot)?;
+            let hot = self.alone()?;
             look(&hot.connection)
         })
         .await
@@ -407,7 +440,6 @@ impl Embedded {
     }
 
     pub(super) async fn synced(&self) -> Result<(), StoreError> {
-        self.catch_up().await?;
         self.flusher.synced().await.map_err(StoreError::Unconfirmed)
     }
 
@@ -570,10 +602,8 @@ impl Embedded {
             Ok(())
         })
         .await?;
-        let mut hot = lock(&self.hot);
-        if hot.deferred.is_empty()
-            && let Some(journal) = &mut hot.journal
-        {
+        let mut hot = self.alone()?;
+        if let Some(journal) = &mut hot.journal {
             // It has customers' words, whose records may be dropped from here on.
             journal.clear();
         }
@@ -637,6 +667,11 @@ impl Embedded {
     #[cfg(test)]
     pub(crate) fn tickets(&self) -> u64 {
         self.flusher.tickets()
+    }
+
+    #[cfg(test)]
+    pub(crate) fn commits(&self) -> u64 {
+        self.flusher.commits()
     }
 
     /// Reads on a thread that may block, since a list can take milliseconds.
@@ -711,7 +746,7 @@ fn body(value: &impl Serialize) -> Result<String, StoreError> {
 
 /// Writes a change into a transaction, which the caller commits if this is done.
 fn write(
-    transaction: &Transaction<'_>,
+    transaction: &Connection,
     expected: u64,
     change: &Change,
     rows: &Rows,
@@ -754,7 +789,7 @@ fn write(
 }
 
 fn write_account(
-    transaction: &Transaction<'_>,
+    transaction: &Connection,
     expected: u64,
     account: &Account,
     body: &str,
@@ -770,7 +805,7 @@ fn write_account(
 }
 
 fn write_session(
-    transaction: &Transaction<'_>,
+    transaction: &Connection,
     change: &SessionChange,
     session: &Session,
     body: &str,
@@ -798,7 +833,7 @@ fn write_session(
     Ok(Committed::Done)
 }
 
-fn add_usage(transaction: &Transaction<'_>, account: &AccountId, used: &Used) -> Result<(), StoreError> {
+fn add_usage(transaction: &Connection, account: &AccountId, used: &Used) -> Result<(), StoreError> {
     let Used { at, usage } = used;
     for bucket in [Bucket::Hour, Bucket::Month] {
         add_to_row(transaction, account, bucket, bucket.holding(*at).start, usage)?;
@@ -811,7 +846,7 @@ fn add_usage(transaction: &Transaction<'_>, account: &AccountId, used: &Used) ->
 }
 
 fn add_to_row(
-    transaction: &Transaction<'_>,
+    transaction: &Connection,
     account: &AccountId,
     bucket: Bucket,
     start: Timestamp,

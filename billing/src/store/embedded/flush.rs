@@ -114,6 +114,10 @@ impl Flusher {
     pub(super) fn tickets(&self) -> u64 {
         self.shared.lock().ticket
     }
+
+    pub(super) fn commits(&self) -> u64 {
+        self.shared.commits.load(Ordering::Relaxed)
+    }
 }
 
 impl Drop for Flusher {

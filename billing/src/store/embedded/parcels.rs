@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use rusqlite::{OptionalExtension, Row, Transaction, params};
 
-use super::{Embedded, body, column, lock, parse, patiently, select_bodies};
+use super::{Embedded, body, column, parse, patiently, select_bodies};
 use crate::consumer::{Batch, DROPPED_AT_A_TIME, READ};
 use crate::delivery::{Backlog, Claim, DeadLetter, Delivery, Group, LINE_MAX, Parcel};
 use crate::event::{Cursor, Event};
@@ -387,8 +387,7 @@ impl Embedded {
         write: impl Fn(&Transaction<'_>) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
         patiently(|| {
-            let mut hot = lock(&self.hot);
-            self.commit_deferred(&mut hot)?;
+            let mut hot = self.alone()?;
             let transaction = self.transaction(&mut hot)?;
             let written = write(&transaction)?;
             transaction.commit()?;

@@ -2,7 +2,7 @@
 
 use rusqlite::{Connection, params};
 
-use super::{ACCOUNTS_CACHED, Embedded, body, column, lock, patiently, select_account, select_bodies};
+use super::{ACCOUNTS_CACHED, Embedded, body, column, patiently, select_account, select_bodies};
 use crate::account::Account;
 use crate::audit::{Digest, Entry};
 use crate::id::AccountId;
@@ -36,8 +36,7 @@ impl Embedded {
 
     fn try_trim(&self, account: &Account, opening: &Entry, body: &str) -> Result<Committed, StoreError> {
         let (id, seq) = (account.id.as_str(), column(opening.seq));
-        let mut hot = lock(&self.hot);
-        self.commit_deferred(&mut hot)?;
+        let mut hot = self.alone()?;
         let transaction = self.transaction(&mut hot)?;
         if transaction.execute(NEXT_VERSION, params![id, column(account.version)])? == 0 {
             return Ok(Committed::Conflict);
