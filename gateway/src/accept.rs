@@ -27,7 +27,9 @@ use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tracing::{debug, warn};
 
+use crate::crowd::Origin;
 use crate::head::{self, Head};
+use crate::pacing;
 use crate::serve::{Gateway, Tenure};
 use crate::session::{self, Admitted, Answer, Door};
 use crate::splice::Client;
@@ -213,11 +215,13 @@ struct Visit {
 async fn serve_plain(gateway: Arc<Gateway>, stream: TcpStream, visit: Visit) {
     // Who has too many is not even told: an answer, a handshake first, is what a flood wants.
     let Some(_guest) = gateway.crowd.enter(visit.client) else { return };
+    pacing::greet(Origin::of(visit.client)).await;
     serve_http(&gateway, Door::Plain, stream, visit).await;
 }
 
 async fn serve_tls(gateway: Arc<Gateway>, tls: TlsAcceptor, stream: TcpStream, visit: Visit) {
     let Some(_guest) = gateway.crowd.enter(visit.client) else { return };
+    pacing::greet(Origin::of(visit.client)).await;
     let handshake = async {
         if !speaks(&stream).await {
             return None;

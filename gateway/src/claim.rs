@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use billing::Reserved;
+use billing::{HoldError, Reserved};
 use pool::{Lease, Share, Unavailable};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use crate::hold::{NotHeld, confirm};
+use crate::hold::{NotHeld, not_held};
 use crate::host::Site;
 use crate::refusal::Refusal;
 use crate::serve::Gateway;
@@ -25,7 +25,7 @@ const SMALL_SHARE: u32 = 2;
 ///
 /// # Errors
 ///
-/// [`Refusal::NoBrowser`], or what [`confirm`] has.
+/// [`Refusal::NoBrowser`]; or another process has changed the account since, so that it may not start one after all.
 pub async fn claim(
     gateway: &Arc<Gateway>,
     reserved: Reserved,
@@ -37,16 +37,27 @@ pub async fn claim(
     }
     // Boxed, like all that is off the path: a session that finds a browser has no room for it.
     Box::pin(async {
-        confirm(gateway, &reserved, site).await?;
-        Ok(wait(Arc::clone(gateway), reserved, share).await?)
+        wait(Arc::clone(gateway), reserved, share).await.map_err(|unmet| match unmet {
+            Unmet::NotHeld(error) => not_held(error, site),
+            Unmet::Refused(refusal) => refusal.into(),
+        })
     })
     .await
 }
 
+/// Why one who waited has no browser.
+enum Unmet {
+    NotHeld(HoldError),
+    Refused(Refusal),
+}
+
 /// The waiting is a task of its own, so that the hold is voided whether or not the client stays to hear of it.
-async fn wait(gateway: Arc<Gateway>, held: Reserved, share: Share) -> Result<(Lease, Reserved), Refusal> {
+async fn wait(gateway: Arc<Gateway>, held: Reserved, share: Share) -> Result<(Lease, Reserved), Unmet> {
     let (mut reply, answer) = oneshot::channel();
     tokio::spawn(async move {
+        if let Err(error) = gateway.billing.confirm(&held, gateway.clock.now()).await {
+            return drop(reply.send(Err(Unmet::NotHeld(error))));
+        }
         let waits = gateway.sessions.wait(&held.session.account, &held.session.id);
         let deadline = Instant::now() + gateway.start_timeout;
         let claimed = tokio::select! {
@@ -64,11 +75,11 @@ async fn wait(gateway: Arc<Gateway>, held: Reserved, share: Share) -> Result<(Le
             Err(refusal) => {
                 settle::void(&gateway, &held, "no browser").await;
                 // The client may have left while the hold was voided.
-                let _ = reply.send(Err(refusal));
+                let _ = reply.send(Err(Unmet::Refused(refusal)));
             }
         }
     });
-    answer.await.unwrap_or(Err(Refusal::Draining))
+    answer.await.unwrap_or(Err(Unmet::Refused(Refusal::Draining)))
 }
 
 fn refusal(unavailable: Unavailable) -> Refusal {

@@ -23,7 +23,8 @@ impl From<Refusal> for NotHeld {
     }
 }
 
-/// Sets the price of a session aside. Its client gets nothing before [`confirm`] has said that it is so. From here on every
+/// Sets the price of a session aside. Its client gets nothing before
+/// [`Billing::confirm`](billing::Billing::confirm) has said that it is so. From here on every
 /// way out passes through [`settle`](crate::settle).
 ///
 /// # Errors
@@ -49,17 +50,7 @@ pub async fn hold(
     })
 }
 
-/// Makes sure that it is set aside. A repeat is free.
-///
-/// # Errors
-///
-/// Another process has changed the account since, so that it may not start one after all; nothing is held then.
-pub async fn confirm(gateway: &Gateway, reserved: &Reserved, site: &Site<'_>) -> Result<(), NotHeld> {
-    let confirmed = gateway.billing.confirm(reserved, gateway.clock.now()).await;
-    confirmed.map_err(|error| not_held(error, site))
-}
-
-/// The same after the 101, for whoever has to end the session then.
+/// Makes sure, after the 101, that it is set aside. A repeat is free.
 ///
 /// # Errors
 ///
@@ -80,6 +71,14 @@ pub async fn confirm_late(gateway: &Gateway, reserved: &Reserved) -> Result<(), 
     gateway.billing.confirm(reserved, gateway.clock.now()).await.map_err(|error| close_of(&error))
 }
 
+/// Whether a session that was served is in the ledger, or cannot be ruled out to be: the store fails. It is settled then as
+/// well, which holds it first where that is found to be missing.
+pub async fn may_be_held(gateway: &Gateway, live: &Live) -> bool {
+    let Some(reserved) = &live.reserved else { return true };
+    let confirmed = gateway.billing.confirm(reserved, gateway.clock.now()).await;
+    matches!(confirmed, Ok(()) | Err(HoldError::Store(_)))
+}
+
 /// How the client of a session that cannot be held is told.
 #[must_use]
 pub fn close_of(error: &HoldError) -> Close {
@@ -93,7 +92,8 @@ pub fn close_of(error: &HoldError) -> Close {
     }
 }
 
-fn not_held(error: HoldError, site: &Site<'_>) -> NotHeld {
+/// How it is refused.
+pub(crate) fn not_held(error: HoldError, site: &Site<'_>) -> NotHeld {
     match error {
         HoldError::Refused(denied) => refusal(denied, site).into(),
         HoldError::Exists(session) => NotHeld::Exists(session),

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use billing::{NewSession, Principal, Reserved};
+use billing::{HoldError, NewSession, Principal, Reserved, StoreError};
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response};
 use http_body_util::Full;
@@ -17,9 +17,10 @@ use tracing::{debug, info, warn};
 use crate::api::{self, discovery};
 use crate::authenticate::{authenticate, may_try};
 use crate::claim::claim;
-use crate::hold::{NotHeld, confirm, confirm_begun, hold};
+use crate::hold::{NotHeld, confirm_begun, hold, may_be_held, not_held};
 use crate::host::Site;
 use crate::join;
+use crate::pacing;
 use crate::query::Query;
 use crate::refusal::{self, Close, Refusal};
 use crate::route::{self, Asked, Route};
@@ -174,7 +175,7 @@ async fn connect<'a>(call: Call<'a, '_>) -> Result<Admitted<'a>, Refusal> {
     Ok(Admitted::First { started, client: call.client, starting: None, page: None })
 }
 
-/// Place, hold, claim: all that a session needs before it begins.
+/// Turn, place, hold, claim: all that a session needs before it begins.
 ///
 /// Dropping the future before it is done gives back what was taken.
 ///
@@ -191,6 +192,7 @@ pub async fn start(
         Box::pin(tell_unusual(gateway, who)).await;
         return Err(refusal.into());
     }
+    pacing::start(&who.account).await;
     let place = gateway.places.enter()?;
     let held = hold(gateway, who, new, site).await?;
     let (lease, held) = claim(gateway, held, site).await?;
@@ -223,16 +225,35 @@ pub async fn start_detached(
 ) -> Result<Arc<Live>, NotHeld> {
     let starting = join::may_be_first(gateway, who, &new.id).await?;
     let started = start(gateway, who, new, site).await?;
-    if let Err(not_held) = confirm(gateway, &started.held, site).await {
-        started.estate.lease.release();
-        return Err(not_held);
-    }
+    let started = confirm_detached(gateway, started).await.map_err(|error| not_held(error, site))?;
     let live = begin(gateway, started);
     let keeper = gateway.sessions.begin_detached(Arc::clone(&live));
     drop(starting);
     tokio::spawn(follow_up(Arc::clone(gateway), Arc::clone(&live)));
     tokio::spawn(keep(Arc::clone(gateway), keeper));
     Ok(live)
+}
+
+/// Makes sure that a session is held that is not live yet. That is a task of its own, so that what a client does not stay to
+/// hear of is given back.
+async fn confirm_detached(gateway: &Arc<Gateway>, started: Started) -> Result<Started, HoldError> {
+    let (reply, answer) = oneshot::channel();
+    let gateway = Arc::clone(gateway);
+    tokio::spawn(async move {
+        let confirmed = gateway.billing.confirm(&started.held, gateway.clock.now()).await;
+        let unsent = match confirmed {
+            Ok(()) => reply.send(Ok(started)),
+            Err(error) => {
+                started.estate.lease.release();
+                reply.send(Err(error))
+            }
+        };
+        if let Err(Ok(started)) = unsent {
+            void(&gateway, started, "client left before the answer").await;
+        }
+    });
+    // Its task does not end without an answer but with its runtime.
+    answer.await.unwrap_or(Err(HoldError::Store(StoreError::Busy)))
 }
 
 /// A socket to the first page of a session's browser. The opening is a task of its own, so that the session is given up
@@ -390,7 +411,7 @@ async fn finish(
     };
     let Estate { lease, place } = last.take_estate()?;
     lease.release();
-    if confirm_begun(gateway, last.live()).await.is_ok() {
+    if may_be_held(gateway, last.live()).await {
         settle(gateway, last.live(), lasted, outcome).await;
     }
     Some(place)

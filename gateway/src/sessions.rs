@@ -286,6 +286,11 @@ impl Live {
         self.reserved.as_ref().is_some_and(Reserved::is_unsecured)
     }
 
+    /// Whether it has to be held before anything else can be noted of it.
+    pub(crate) fn may_lack_hold(&self) -> bool {
+        self.reserved.as_ref().is_some_and(|reserved| !reserved.is_held())
+    }
+
     /// That minute starts, whether or not it is set aside.
     pub(crate) fn owe(&self, minute: u32) {
         self.owed.fetch_max(minute, Ordering::Relaxed);

@@ -5,9 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use billing::{Billing, Debt, End, Error, HoldError, Outcome, Reserved, Session, StoreError};
+use billing::{Debt, End, Error, HoldError, Outcome, Reserved, Session, StoreError};
 use pool::{Upstream, Verdict};
-use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::sleep;
 use tracing::{error, info, warn};
 
@@ -26,10 +25,6 @@ const VERDICT: Duration = Duration::from_secs(3);
 /// kept for later. What is still open then is repaired, or settled by the next start up to the last heartbeat.
 const RETRIES: [Duration; 4] =
     [Duration::from_millis(100), Duration::from_millis(500), Duration::from_secs(2), Duration::from_secs(5)];
-
-/// Settlements under way on a store of one's own. They share an fsync, so that eight to each is as fast as any disk wants;
-/// and the next client waits for a millisecond of them at most.
-const AT_A_TIME: usize = 8;
 
 /// How a socket's end is told in a session's record, where no close frame tells it.
 const CLIENT_CLOSED: &str = "client closed";
@@ -135,26 +130,6 @@ async fn browser_gone(upstream: &Upstream) -> Reason {
     }
 }
 
-/// Turns to settle, where that keeps an edge thread busy: with a store of its own. Sessions that end by the hundred would
-/// otherwise all be settled before the next client is so much as read from. Who starts is in a hurry, who has ended is not.
-#[derive(Debug)]
-pub struct Settling(Option<Semaphore>);
-
-impl Settling {
-    #[must_use]
-    pub fn of(billing: &Billing) -> Self {
-        Self((!billing.is_shared()).then(|| Semaphore::new(AT_A_TIME)))
-    }
-
-    /// In the order in which they ask.
-    async fn turn(&self) -> Option<SemaphorePermit<'_>> {
-        match &self.0 {
-            Some(turns) => Some(turns.acquire().await.expect("nobody closes it")),
-            None => None,
-        }
-    }
-}
-
 /// All that a session's record may say of its end.
 pub fn causes() -> impl Iterator<Item = &'static str> {
     Close::ALL.into_iter().map(Close::cause).chain([CLIENT_CLOSED, CLIENT_GONE, BROWSER_CRASHED])
@@ -202,22 +177,19 @@ pub async fn settle(gateway: &Gateway, live: &Live, lasted: Duration, outcome: O
     }
 }
 
-/// A session can end before the meter has noted its beginning, so that is made sure of first; and so it is that minutes
-/// are billed which the ledger was away for.
+/// A session can end before the meter has noted its beginning, so that is noted with its end. Minutes which the ledger was
+/// away for are billed first.
 async fn post(gateway: &Gateway, live: &Live, end: End) -> Result<Session, Error> {
-    let _turn = gateway.settling.turn().await;
+    let _turn = gateway.settling.turn(&live.account).await;
     let now = gateway.clock.now();
-    if live.is_unsecured() {
+    if live.may_lack_hold() {
         gateway.billing.hold_begun(&live.debt(0), now).await?;
     }
-    match live.owed() {
-        0 => gateway.billing.begin(live.name(), live.begun_at, now).await?,
-        owed => {
-            let progress = live.debt(owed).progress();
-            drop(gateway.billing.meter(&live.account, &[progress], now).await?);
-        }
+    if live.owed() > 0 {
+        let progress = live.debt(live.owed()).progress();
+        drop(gateway.billing.meter(&live.account, &[progress], now).await?);
     }
-    gateway.billing.post(live.name(), end, now).await
+    gateway.billing.post_begun(live.name(), live.begun_at, end, now).await
 }
 
 /// Gives back what a session took that never began.

@@ -17,6 +17,7 @@ mod gateways;
 mod keeping;
 mod hostile;
 mod limits;
+mod locked;
 mod lost;
 mod moving;
 mod overdraft;
