@@ -76,7 +76,7 @@ pub(crate) async fn run(args: Args) -> Result<Report> {
     let mut subjects = subjects(&args).await?;
     let rounds = args.rounds.get() as usize;
     let bar = progress("storm", (rounds * subjects.len()) as u64);
-    eprintln!("storm: {} s at least", args.least(subjects.len()).as_secs());
+    bar.println(format!("storm: {} s at least", args.least(subjects.len()).as_secs()));
     for round in 0..rounds {
         for index in turns(round, subjects.len()) {
             subjects[index].round(&args, round).await?;
