@@ -35,6 +35,7 @@ use crate::outage::{self, Outage};
 use crate::owed::Owed;
 use crate::places::Places;
 use crate::sessions::Sessions;
+use crate::settle::Strays;
 use crate::settling::Settling;
 use crate::takeover::{self, Heirlooms, Inheritance, Offering, Part, Predecessor};
 use crate::token::Signer;
@@ -480,13 +481,13 @@ async fn tend(gateway: Arc<Gateway>, metrics: PrometheusHandle) {
     let mut ticks = interval(HEARTBEAT);
     // A look at the others that comes late must not be followed by one that comes soon.
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut sweeper = Sweeper::new(gateway.id.clone());
+    let (mut sweeper, mut strays) = (Sweeper::new(gateway.id.clone()), Strays::default());
     loop {
         ticks.tick().await;
         gateway.crowd.forget();
         // Histograms keep each sample until they are read or kept up.
         metrics.run_upkeep();
-        if let Err(error) = settle::repair(&gateway).await {
+        if let Err(error) = settle::repair(&gateway, &mut strays).await {
             warn!(%error, "the ledger could not be looked through for sessions that were left open");
         }
         if gateway.billing.is_shared() {

@@ -1,13 +1,13 @@
 //! Every way out of a session: what it comes to for the ledger, and what its client is told.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use billing::{Debt, End, Error, HoldError, Outcome, Reserved, Session, StoreError};
+use billing::{Debt, End, Error, HoldError, HoldId, Outcome, Reserved, Session, StoreError};
 use pool::{Upstream, Verdict};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use tracing::{error, info, warn};
 
 use crate::frame::Violation;
@@ -211,23 +211,39 @@ pub async fn void(gateway: &Gateway, reserved: &Reserved, cause: &'static str) {
     }
 }
 
+/// What the ledger has open and nobody here knows of, and since when: by a clock that nobody sets. One that is being admitted
+/// is among them for a while.
+#[derive(Debug, Default)]
+pub struct Strays(HashMap<HoldId, Instant>);
+
+impl Strays {
+    /// Those that have been strays for longer than that.
+    fn look(&mut self, strays: Vec<Session>, patience: Duration) -> Vec<Session> {
+        let (now, known) = (Instant::now(), std::mem::take(&mut self.0));
+        let since = |stray: &Session| (stray.hold, known.get(&stray.hold).copied().unwrap_or(now));
+        self.0 = strays.iter().map(since).collect();
+        strays.into_iter().filter(|stray| now.duration_since(self.0[&stray.hold]) > patience).collect()
+    }
+}
+
 /// Settles what this gateway has open in the ledger and nowhere else: a store that failed for longer than [`RETRIES`], or
 /// a task that panicked. When such a session ended is not known, so only its first minutes are billed.
 ///
 /// # Errors
 ///
 /// The store's; the next call tries again.
-pub async fn repair(gateway: &Gateway) -> Result<(), Error> {
+pub async fn repair(gateway: &Gateway, strays: &mut Strays) -> Result<(), Error> {
     let now = gateway.clock.now();
     let live = gateway.sessions.all();
     let open = gateway.billing.open_sessions_of(&gateway.id).await?;
     find_missing(gateway, live, &open).await?;
-    for session in open {
-        let is_settled_soon = now.since(session.held_at) <= gateway.start_timeout + ADMISSION;
-        if is_settled_soon
-            || gateway.sessions.contains(session.name())
-            || gateway.owed.contains(session.name())
-        {
+    let is_known = |session: &Session| {
+        gateway.sessions.contains(session.name()) || gateway.owed.contains(session.name())
+    };
+    let unknown = open.into_iter().filter(|session| !is_known(session)).collect();
+    for session in strays.look(unknown, gateway.start_timeout + ADMISSION) {
+        // It may have been admitted since.
+        if is_known(&session) {
             continue;
         }
         let repaired = match session.begun_at {
@@ -361,4 +377,43 @@ pub fn report(record: &Session, outcome: &Outcome) {
         down_bytes = record.down_bytes,
         "a session was settled"
     );
+}
+
+#[cfg(test)]
+mod tests {
+    use billing::{Actor, NewCustomer, NewSession, SessionRequest, State};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_clock_that_is_set_gives_up_nobody_who_is_being_admitted() {
+        let (gateway, _folder) = Gateway::for_tests().await;
+        let new = NewCustomer {
+            id: None,
+            email: "a@example.com".to_owned(),
+            plan: "starter".to_owned(),
+            prepaid: None,
+        };
+        let now = gateway.clock.now();
+        let (_, secret) = gateway.billing.create_customer(new, Actor::Operator, now).await.unwrap();
+        let who = gateway.billing.authenticate(secret.expose()).await.unwrap().unwrap();
+        let new = NewSession::fresh(SessionRequest::default());
+        let held = gateway.billing.reserve(&who, new, &gateway.id, now).await.unwrap();
+        let state = async || {
+            let session = gateway.billing.session(&who.account, &held.session.id).await;
+            session.unwrap().unwrap().state
+        };
+        let mut strays = Strays::default();
+
+        repair(&gateway, &mut strays).await.unwrap();
+        gateway.clock.move_on(Duration::from_secs(86_400));
+        repair(&gateway, &mut strays).await.unwrap();
+        assert_eq!(state().await, State::Held);
+
+        tokio::time::pause();
+        tokio::time::advance(gateway.start_timeout + ADMISSION + Duration::from_secs(1)).await;
+        tokio::time::resume();
+        repair(&gateway, &mut strays).await.unwrap();
+        assert_ne!(state().await, State::Held);
+    }
 }

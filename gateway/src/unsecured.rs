@@ -78,7 +78,9 @@ impl Unsecured {
     /// Whether a session on credit may have another minute on credit.
     #[must_use]
     pub fn may_go_on(&self, owed: &Owed, account: &AccountId, minute_price: Micros) -> bool {
-        owed.on_credit(account).checked_add(minute_price).is_some_and(|after| after <= self.most)
+        let pending = self.pending().get(account).copied().unwrap_or_default();
+        let given = owed.on_credit(account).checked_add(pending);
+        given.and_then(|given| given.checked_add(minute_price)).is_some_and(|after| after <= self.most)
     }
 
     /// It has begun, and is kept from here on; or it never will.
@@ -166,9 +168,11 @@ mod tests {
             owed.keep(entry).unwrap();
             unsecured.may_go_on(&owed, &who.account, terms.minute_price)
         };
-        assert!(may_go_on(0) && may_go_on(5) && may_go_on(11));
-        assert!(!may_go_on(12), "$0.024 are on credit");
+        assert!(may_go_on(0) && may_go_on(5));
+        assert!(!may_go_on(11), "what was given and has not begun counts");
         unsecured.release(&first);
+        assert!(may_go_on(11));
+        assert!(!may_go_on(12), "$0.024 are on credit");
         assert!(start().is_none());
     }
 }
