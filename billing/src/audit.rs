@@ -224,6 +224,12 @@ pub enum EntryKind {
     KeyRevoked,
     /// It was set at which balance its owner is told that it is low. The cause names the amount.
     LowBalanceSet,
+    /// It got a webhook. The cause names it.
+    WebhookCreated,
+    /// A webhook of its got a new secret. The cause names it.
+    WebhookRolled,
+    /// A webhook of its was removed. The cause names it.
+    WebhookRemoved,
     /// A new period began: included sessions refilled, the last period's overage closed.
     Renewed,
     /// A session's price was set aside.
@@ -256,6 +262,9 @@ impl EntryKind {
             EntryKind::KeyCreated => "key_created",
             EntryKind::KeyRevoked => "key_revoked",
             EntryKind::LowBalanceSet => "low_balance_set",
+            EntryKind::WebhookCreated => "webhook_created",
+            EntryKind::WebhookRolled => "webhook_rolled",
+            EntryKind::WebhookRemoved => "webhook_removed",
             EntryKind::Renewed => "renewed",
             EntryKind::Held => "held",
             EntryKind::Extended => "extended",

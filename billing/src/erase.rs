@@ -32,7 +32,7 @@ impl Billing {
             .await?;
         self.drop_keys(&before, &erased).await?;
         for webhook in self.webhooks(id).await? {
-            match self.remove_webhook(id, &webhook.id).await {
+            match self.drop_webhook(id, &webhook.id).await {
                 // Another command may erase the same.
                 Ok(()) | Err(WebhookError::NoWebhook) => {}
                 Err(error) => return Err(error.into()),

@@ -13,7 +13,7 @@ use std::time::Duration;
 use crate::account::{Account, AccountType, Funds, Refunds};
 use crate::audit::{Actor, Entry, EntryKind, Head, Subject};
 use crate::event::{Event, EventKind, Told};
-use crate::id::{AccountId, CommandId, GatewayId, HoldId, KeyId, SessionId};
+use crate::id::{AccountId, CommandId, GatewayId, HoldId, KeyId, SessionId, WebhookId};
 use crate::key::{Key, LABEL_MAX};
 use crate::money::Micros;
 use crate::plan::{Plan, Terms};
@@ -333,6 +333,19 @@ pub(crate) fn set_low_balance(
     draft.account.low_balance_told = false;
     let words = below.map_or("default".to_owned(), |below| format!("{} micro-dollars", below.get()));
     draft.record(EntryKind::LowBalanceSet, actor, Subject { cause: Some(words), ..Subject::default() });
+    Ok(draft.finish(SessionChange::None))
+}
+
+/// Writes down that an account's webhook is about to be changed. Where it is told of its events is kept beside the account.
+pub(crate) fn change_webhook(
+    account: &Account,
+    (kind, webhook): (EntryKind, &WebhookId),
+    actor: &Actor,
+    given: Context<'_>,
+) -> Result<Answer, Refused> {
+    alive(account)?;
+    let mut draft = Draft::of(account, given);
+    draft.record(kind, actor, Subject { cause: Some(webhook.to_string()), ..Subject::default() });
     Ok(draft.finish(SessionChange::None))
 }
 

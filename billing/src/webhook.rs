@@ -13,11 +13,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use sha2::Sha256;
 
+use crate::audit::{Actor, EntryKind};
 use crate::books::{Billing, Error};
 use crate::delivery::{Delivery, Group, Parcel, later};
 use crate::event::{Event, EventKind};
 use crate::id::{AccountId, WebhookId};
-use crate::ledger::Refused;
+use crate::ledger::{self, Refused};
 use crate::store::StoreError;
 use crate::time::Timestamp;
 
@@ -140,6 +141,23 @@ impl From<WebhookError> for Error {
     }
 }
 
+impl From<Error> for WebhookError {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::Store(error) => error.into(),
+            Error::NoAccount => WebhookError::NoAccount,
+            Error::Webhook(error) => error,
+            // Nothing else is refused of a change to a webhook.
+            Error::Refused(_)
+            | Error::NoSession
+            | Error::NoPlan(_)
+            | Error::AccountExists
+            | Error::Fault(_)
+            | Error::Archive(_) => WebhookError::Erased,
+        }
+    }
+}
+
 impl Billing {
     /// Makes a webhook, whose secret is answered here and never again. It is told of `events`, or of [`NOTICES`] where
     /// there are none. Waits for the disk.
@@ -152,13 +170,11 @@ impl Billing {
         account: &AccountId,
         url: &str,
         events: &[EventKind],
+        actor: Actor,
         now: Timestamp,
     ) -> Result<(Webhook, WebhookSecret), WebhookError> {
         if !(1..=URL_MAX).contains(&url.len()) {
             return Err(WebhookError::Url);
-        }
-        if self.account(account).await?.is_some_and(|account| account.erased_at.is_some()) {
-            return Err(WebhookError::Erased);
         }
         if self.webhooks(account).await?.len() >= WEBHOOKS_MAX {
             return Err(WebhookError::TooMany);
@@ -172,8 +188,28 @@ impl Billing {
             created_at: now,
             secrets: vec![SignedWith { secret: secret.clone(), until: None }],
         };
+        self.note_change(account, (EntryKind::WebhookCreated, &webhook.id), &actor, now).await?;
         self.store().put_webhook(account, &webhook).await?;
+        // Erased meanwhile, by somebody who may not have seen this one.
+        if self.account(account).await?.is_some_and(|account| account.erased_at.is_some()) {
+            self.store().remove_webhook(account, &webhook.id).await?;
+            return Err(WebhookError::Erased);
+        }
         Ok((webhook, secret))
+    }
+
+    /// Before the change itself: there is none without an entry, though there may be an entry of one that then failed.
+    async fn note_change(
+        &self,
+        account: &AccountId,
+        change: (EntryKind, &WebhookId),
+        actor: &Actor,
+        now: Timestamp,
+    ) -> Result<(), WebhookError> {
+        let noted = self.change_account(account, now, |account, given| {
+            ledger::change_webhook(account, change, actor, given)
+        });
+        Ok(noted.await.map(drop)?)
     }
 
     /// Gives a webhook a new secret, which is answered here and never again. The one that it had is used beside it for so long.
@@ -186,6 +222,7 @@ impl Billing {
         account: &AccountId,
         id: &WebhookId,
         overlap: Duration,
+        actor: Actor,
         now: Timestamp,
     ) -> Result<(Webhook, WebhookSecret), WebhookError> {
         let webhooks = self.webhooks(account).await?;
@@ -196,6 +233,7 @@ impl Billing {
         let earlier = webhook.secrets.into_iter().next().map(|with| SignedWith { until, ..with });
         webhook.secrets =
             [SignedWith { secret: secret.clone(), until: None }].into_iter().chain(earlier).collect();
+        self.note_change(account, (EntryKind::WebhookRolled, id), &actor, now).await?;
         self.store().put_webhook(account, &webhook).await?;
         Ok((webhook, secret))
     }
@@ -204,8 +242,22 @@ impl Billing {
     ///
     /// # Errors
     /// [`WebhookError::NoWebhook`], [`WebhookError::NoAccount`], or the store's.
-    pub async fn remove_webhook(&self, account: &AccountId, id: &WebhookId) -> Result<(), WebhookError> {
-        self.webhooks(account).await?;
+    pub async fn remove_webhook(
+        &self,
+        account: &AccountId,
+        id: &WebhookId,
+        actor: Actor,
+        now: Timestamp,
+    ) -> Result<(), WebhookError> {
+        if !self.webhooks(account).await?.iter().any(|own| own.id == *id) {
+            return Err(WebhookError::NoWebhook);
+        }
+        self.note_change(account, (EntryKind::WebhookRemoved, id), &actor, now).await?;
+        self.drop_webhook(account, id).await
+    }
+
+    /// The same without an entry, of an account that is erased.
+    pub(crate) async fn drop_webhook(&self, account: &AccountId, id: &WebhookId) -> Result<(), WebhookError> {
         let removed = self.store().remove_webhook(account, id).await?;
         if removed { Ok(()) } else { Err(WebhookError::NoWebhook) }
     }
@@ -260,6 +312,14 @@ impl Billing {
 }
 
 impl Webhook {
+    /// One that was there before all events.
+    #[cfg(test)]
+    pub(crate) fn for_tests(id: WebhookId, events: &[EventKind]) -> Webhook {
+        let url = "https://example.com".to_owned();
+        let created_at = Timestamp::from_millis(0);
+        Webhook { id, url, events: events.to_vec(), created_at, secrets: Vec::new() }
+    }
+
     fn is_told_of(&self, event: &Event) -> bool {
         self.events.contains(&event.kind) && event.at >= self.created_at
     }

@@ -75,6 +75,9 @@ impl Follow {
             | EntryKind::KeyCreated
             | EntryKind::KeyRevoked
             | EntryKind::LowBalanceSet
+            | EntryKind::WebhookCreated
+            | EntryKind::WebhookRolled
+            | EntryKind::WebhookRemoved
             | EntryKind::Renewed
             | EntryKind::Erased
             | EntryKind::OpeningBalance => {}

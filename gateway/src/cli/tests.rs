@@ -244,7 +244,7 @@ async fn a_customer_is_exported_and_erased() {
     let exported: Value = serde_json::from_str(&operator.text("customer export acme").await).unwrap();
     assert_eq!(exported["customer"]["email"], "a@example.com");
     assert_eq!(exported["webhooks"][0]["url"], "https://example.com/hook");
-    assert_eq!(exported["auditLog"].as_array().map(Vec::len), Some(3));
+    assert_eq!(exported["auditLog"].as_array().map(Vec::len), Some(4));
     let text = exported.to_string();
     assert!(!text.contains("whsec_") && exported["keys"][0].get("hash").is_none(), "{text}");
 

@@ -3,7 +3,9 @@
 use std::io::Write;
 use std::time::Duration;
 
-use billing::{AccountId, Billing, Error, EventKind, NOTICES, URL_MAX, Webhook, WebhookError, WebhookSecret};
+use billing::{
+    AccountId, Actor, Billing, Error, EventKind, NOTICES, URL_MAX, Webhook, WebhookError, WebhookSecret,
+};
 use serde_json::{Value, json};
 
 use crate::config::Config;
@@ -28,7 +30,8 @@ pub(super) async fn run(
         WebhookAction::List { customer } => list(&billing, &customer, output).await,
         WebhookAction::Roll { customer, webhook, at_once } => {
             let overlap = if at_once { Duration::ZERO } else { OVERLAP };
-            let rolled = billing.roll_webhook(&customer, &webhook, overlap, store::now()).await;
+            let rolled =
+                billing.roll_webhook(&customer, &webhook, overlap, Actor::Operator, store::now()).await;
             let (webhook, secret) = rolled.map_err(Error::from)?;
             let until = webhook.rolls_until(store::now());
             let earlier = match until {
@@ -39,7 +42,8 @@ pub(super) async fn run(
             Ok(output.print(&with_secret(&customer, &webhook, &secret), text)?)
         }
         WebhookAction::Remove { customer, webhook } => {
-            billing.remove_webhook(&customer, &webhook).await.map_err(Error::from)?;
+            let removed = billing.remove_webhook(&customer, &webhook, Actor::Operator, store::now()).await;
+            removed.map_err(Error::from)?;
             let document = json!({ "customerId": customer, "webhookId": webhook, "removed": true });
             Ok(output.print(&document, format!("The webhook {webhook} is told of nothing more."))?)
         }
@@ -61,7 +65,7 @@ async fn create(
         return Err(Failure::Usage(format!("--url: it has {} bytes; {URL_MAX} is the most", url.len())));
     }
     let events = events.iter().map(|name| kind(name)).collect::<Result<Vec<_>, _>>()?;
-    let created = billing.create_webhook(customer, url, &events, store::now()).await;
+    let created = billing.create_webhook(customer, url, &events, Actor::Operator, store::now()).await;
     let (webhook, secret) = created.map_err(Error::from)?;
     let text = format!(
         "customer  {customer}\nwebhook   {}\ntold of   {}\n{}",

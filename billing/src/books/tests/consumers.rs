@@ -56,7 +56,7 @@ async fn tell(billing: &Billing, who: &Principal, minute: u64) {
 async fn hooked(bench: &Bench) -> Customer {
     let customer = bench.prepaid(1_000_000).await;
     let events: Vec<_> = NOTICES.into_iter().chain([EventKind::CustomerActivated]).collect();
-    bench.billing.create_webhook(&customer.id, URL, &events, START).await.unwrap();
+    bench.billing.create_webhook(&customer.id, URL, &events, Actor::Operator, START).await.unwrap();
     customer
 }
 
@@ -120,8 +120,11 @@ async fn a_customer_is_told_of_its_own_events_and_of_what_it_chose(bench: Bench)
     let (one, other) = (bench.prepaid(1_000_000).await, bench.prepaid(1_000_000).await);
     let billing = &bench.billing;
     let lost = [EventKind::SessionLost];
-    let (webhook, _) = billing.create_webhook(&one.id, URL, &lost, after(1)).await.unwrap();
-    billing.create_webhook(&other.id, "https://other.example.com", &[], after(1)).await.unwrap();
+    let (webhook, _) = billing.create_webhook(&one.id, URL, &lost, Actor::Operator, after(1)).await.unwrap();
+    billing
+        .create_webhook(&other.id, "https://other.example.com", &[], Actor::Operator, after(1))
+        .await
+        .unwrap();
     for (name, outcome) in [("done", COMPLETED), ("lost", Outcome::Lost { cause: "crashed" })] {
         for customer in [&one, &other] {
             billing.hold(&customer.who, session(name), &gateway("gw"), after(1)).await.unwrap();
@@ -146,7 +149,7 @@ async fn a_customer_is_told_of_its_own_events_and_of_what_it_chose(bench: Bench)
     assert_eq!(notice.url, URL);
     assert!(notice.body.contains(r#""type":"session:lost""#), "{}", notice.body);
     assert!(!notice.body.contains(other.id.as_str()));
-    billing.remove_webhook(&one.id, &webhook.id).await.unwrap();
+    billing.remove_webhook(&one.id, &webhook.id, Actor::Operator, after(2)).await.unwrap();
     assert_eq!(billing.notice(delivery, after(3)).await.unwrap(), None);
 }
 
@@ -330,21 +333,33 @@ async fn events_are_dropped_when_they_are_old_and_everybody_has_read_them(bench:
 async fn a_webhook_s_secret_is_rolled_and_the_webhook_removed(bench: Bench) {
     let customer = bench.prepaid(0).await;
     let (id, billing) = (&customer.id, &bench.billing);
-    let (webhook, secret) = billing.create_webhook(id, URL, &[], START).await.unwrap();
+    let (webhook, secret) = billing.create_webhook(id, URL, &[], Actor::Operator, START).await.unwrap();
     assert!(secret.expose().starts_with("whsec_") && !format!("{webhook:?}").contains(secret.expose()));
-    let (rolled, new) = billing.roll_webhook(id, &webhook.id, DAYS, START).await.unwrap();
+    let (rolled, new) = billing.roll_webhook(id, &webhook.id, DAYS, Actor::Operator, START).await.unwrap();
     assert_ne!(secret, new);
     assert_eq!(rolled.rolls_until(START), Some(after(24 * 60 * MINUTE)));
     assert_eq!(bench.another().webhooks(id).await.unwrap(), [rolled]);
     for _ in 1..WEBHOOKS_MAX {
-        billing.create_webhook(id, URL, &[], after(1)).await.unwrap();
+        billing.create_webhook(id, URL, &[], Actor::Operator, after(1)).await.unwrap();
     }
-    let refused = billing.create_webhook(id, URL, &[], after(1)).await;
+    let refused = billing.create_webhook(id, URL, &[], Actor::Operator, after(1)).await;
     assert!(matches!(refused, Err(WebhookError::TooMany)));
-    billing.remove_webhook(id, &webhook.id).await.unwrap();
-    assert!(matches!(billing.remove_webhook(id, &webhook.id).await, Err(WebhookError::NoWebhook)));
+    billing.remove_webhook(id, &webhook.id, Actor::Operator, after(2)).await.unwrap();
+    assert!(matches!(
+        billing.remove_webhook(id, &webhook.id, Actor::Operator, after(2)).await,
+        Err(WebhookError::NoWebhook)
+    ));
     assert_eq!(billing.webhooks(id).await.unwrap().len(), WEBHOOKS_MAX - 1);
+    let log = billing.audit(id, 0, LIST_MAX).await.unwrap();
+    let of_it = log.iter().filter(|entry| entry.cause.as_deref() == Some(webhook.id.as_str()));
+    let noted: Vec<_> = of_it.map(|entry| (entry.kind, entry.actor.clone(), entry.amount)).collect();
+    let kinds = [EntryKind::WebhookCreated, EntryKind::WebhookRolled, EntryKind::WebhookRemoved];
+    assert_eq!(noted, kinds.map(|kind| (kind, Actor::Operator, 0)));
+    billing.verify(id).await.unwrap();
     let nobody = "nobody".parse().unwrap();
     assert!(matches!(billing.webhooks(&nobody).await, Err(WebhookError::NoAccount)));
-    assert!(matches!(billing.create_webhook(id, "", &[], START).await, Err(WebhookError::Url)));
+    assert!(matches!(
+        billing.create_webhook(id, "", &[], Actor::Operator, START).await,
+        Err(WebhookError::Url)
+    ));
 }

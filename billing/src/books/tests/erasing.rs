@@ -53,7 +53,7 @@ async fn what_is_personal_goes_and_what_is_money_stays(bench: Bench) {
     billing.begin_latest(&id, &session("s"), START, START).await.unwrap();
     billing.post_latest(&id, &session("s"), end(after(1)), after(1)).await.unwrap();
     billing.create_key(&id, "Lovelace's laptop".to_owned(), Actor::Operator, START).await.unwrap();
-    billing.create_webhook(&id, "https://lovelace.example.com/", &[], START).await.unwrap();
+    billing.create_webhook(&id, "https://lovelace.example.com/", &[], Actor::Operator, START).await.unwrap();
     let before = billing.audit(&id, 0, LIST_MAX).await.unwrap();
 
     let erase = |billing: Billing| {
@@ -95,7 +95,7 @@ async fn what_is_personal_goes_and_what_is_money_stays(bench: Bench) {
         billing.credit(&id, Micros::new(1), CommandId::random(), Actor::Operator, START).await.map(|_| ()),
         billing.set_low_balance(&id, Some(Micros::new(1)), Actor::Operator, START).await.map(|_| ()),
         billing
-            .create_webhook(&id, "https://a.example.com/", &[], START)
+            .create_webhook(&id, "https://a.example.com/", &[], Actor::Operator, START)
             .await
             .map(|_| ())
             .map_err(Error::from),

@@ -37,7 +37,10 @@ async fn busy(billing: &Billing, id: &str, prepaid: Option<u64>) -> Principal {
     }
     billing.begin_latest(&account.id, &session("open"), START, START).await.unwrap();
     billing.heartbeat(&gateway("gw"), after(3 * MINUTE)).await.unwrap();
-    billing.create_webhook(&account.id, "https://example.com/hook", &[], START).await.unwrap();
+    billing
+        .create_webhook(&account.id, "https://example.com/hook", &[], Actor::Operator, START)
+        .await
+        .unwrap();
     who
 }
 

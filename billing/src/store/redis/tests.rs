@@ -261,7 +261,7 @@ async fn events_of_all_nodes_of_a_cluster_become_parcels() {
     eventually(async || billing.probe().await).await;
     for _ in 0..CUSTOMERS {
         let who = customer(&billing, 1_000_000).await;
-        billing.create_webhook(&who.account, "https://example.com", &[], NOW).await.unwrap();
+        billing.create_webhook(&who.account, "https://example.com", &[], Actor::Operator, NOW).await.unwrap();
         run(&billing, &who).await;
     }
     let mut consumer = Consumer::new(billing.clone(), Group::Notices, gateway());
