@@ -31,6 +31,10 @@ pub(crate) struct Args {
     /// Start a redis-server of its own and compare with it: `appendonly yes`, `appendfsync everysec`.
     #[arg(long)]
     start_redis: bool,
+    /// Give the Redis that is started a replica, and compare with a store that waits for it where a gateway with
+    /// `store.replicas = 1` does: behind each end of a session.
+    #[arg(long, requires = "start_redis")]
+    replica: bool,
     /// Sessions in each store.
     #[arg(long, value_name = "N", default_value = "2000")]
     count: NonZeroU32,
@@ -86,7 +90,7 @@ struct Rate {
 pub(crate) async fn run(args: Args) -> Result<Report> {
     let method = Method::of_this_machine()?;
     // They live as long as what is measured in them.
-    let stores = Stores::open(&args.stores, args.start_redis).await?;
+    let stores = Stores::open(&args.stores, args.start_redis, args.replica).await?;
     let (clients, batch) = (args.clients.get(), args.batch.get());
     let mut ledgers = Vec::new();
     for (name, url) in &stores.urls {

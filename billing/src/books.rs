@@ -291,7 +291,7 @@ impl Billing {
             Committed::Done => self.ring(&change),
             Committed::Conflict | Committed::Exists => return Err(Error::AccountExists),
         }
-        self.store().wait_for(Durability::Disk).await?;
+        self.store().wait_for(&change.account.id, Durability::Disk).await?;
         Ok((Arc::unwrap_or_clone(change).account, secret))
     }
 
@@ -346,7 +346,7 @@ impl Billing {
         }
         let earlier = self.store().command(id, &command).await?.ok_or(Error::NoAccount)?;
         ledger::same_credit(&earlier, amount)?;
-        self.store().wait_for(Durability::Disk).await?;
+        self.store().wait_for(id, Durability::Disk).await?;
         self.account(id).await?.ok_or(Error::NoAccount)
     }
 
@@ -1074,7 +1074,7 @@ impl Billing {
                 Ok(Answer::Exists) | Err(_) => continue,
             };
             let applied = decided?;
-            self.store().wait_for(order.durability).await?;
+            self.store().wait_for(order.account, order.durability).await?;
             return Ok(Some(applied));
         }
         Err(StoreError::Busy.into())

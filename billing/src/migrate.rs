@@ -120,7 +120,9 @@ impl Billing {
             }
         }
         to.secret(SIGNING_KEY, self.signing_key().await?.0).await?;
-        to.wait_for(Durability::Disk).await?;
+        for account in from.accounts().await? {
+            to.wait_for(&account.id, Durability::Disk).await?;
+        }
         if self.beats().await? == beats { Ok(moved) } else { Err(MoveError::InUse) }
     }
 

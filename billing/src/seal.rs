@@ -196,15 +196,16 @@ impl Billing {
     async fn trim(&self, opening: &Entry) -> Result<(), SealError> {
         for _ in 0..CONFLICTS_MAX {
             let account = self.account(&opening.account).await?.ok_or(SealError::NoAccount)?;
-            if self.is_trimmed(opening).await? {
-                return Ok(self.store().wait_for(Durability::Disk).await?);
+            let is_done = self.is_trimmed(opening).await?
+                || match self.store().trim(&account, opening).await? {
+                    Committed::Done | Committed::Exists => true,
+                    Committed::Conflict => false,
+                };
+            if is_done {
+                self.store().wait_for(&opening.account, Durability::Disk).await?;
+                return Ok(self.store().drop_sealed(&opening.account).await?);
             }
-            match self.store().trim(&account, opening).await? {
-                Committed::Done | Committed::Exists => {
-                    return Ok(self.store().wait_for(Durability::Disk).await?);
-                }
-                Committed::Conflict => tokio::task::yield_now().await,
-            }
+            tokio::task::yield_now().await;
         }
         Err(StoreError::Busy.into())
     }

@@ -59,7 +59,8 @@ pub enum StoreUrl {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "`sqlite:PATH`, `redis://[USER:PASSWORD@]HOST[:PORT][/DB]`, the same with `rediss://`, `redis+unix:PATH`, \
-     `redis+cluster://HOST:PORT,HOST:PORT…` or `redis+sentinel://HOST:PORT,HOST:PORT…/MASTER[/DB]`"
+     `redis+cluster://HOST:PORT,HOST:PORT…` or `redis+sentinel://HOST:PORT,HOST:PORT…/MASTER[/DB]`, these two also with \
+     `rediss+`"
 )]
 pub struct InvalidStoreUrl;
 
@@ -67,10 +68,10 @@ impl StoreUrl {
     /// The same store, where what must not be lost is answered only once so many replicas have it.
     ///
     /// # Errors
-    /// It is one that has no replicas, or a Cluster, of which that is not asked yet.
+    /// It is one that has no replicas.
     pub fn with_replicas(self, replicas: u32) -> Result<StoreUrl, NoReplicas> {
         match self {
-            StoreUrl::Redis(url) => url.with_replicas(replicas).map(StoreUrl::Redis),
+            StoreUrl::Redis(url) => Ok(StoreUrl::Redis(url.with_replicas(replicas))),
             StoreUrl::Sqlite(_) => Err(NoReplicas),
         }
     }
@@ -78,7 +79,7 @@ impl StoreUrl {
 
 /// A store of whose replicas nothing can be asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("only `redis://`, `redis+unix:` and `redis+sentinel://` can be asked what their replicas have")]
+#[error("a file has no replicas; a Redis can be asked what its replicas have")]
 pub struct NoReplicas;
 
 impl FromStr for StoreUrl {
@@ -312,13 +313,17 @@ impl Store {
         ask!(self, store => store.confirm(account))
     }
 
-    /// Waits until all that was committed before is as durable as that.
-    pub(crate) async fn wait_for(&self, durability: Durability) -> Result<(), StoreError> {
+    /// Waits until all of an account that was committed before is as durable as that.
+    pub(crate) async fn wait_for(
+        &self,
+        account: &AccountId,
+        durability: Durability,
+    ) -> Result<(), StoreError> {
         match (self, durability) {
             (_, Durability::Process) => Ok(()),
             (Store::Embedded(store), Durability::Disk) => store.synced().await,
             // What Redis has answered is as durable as its operator made it: see README.
-            (Store::Redis(store), Durability::Disk) => Box::pin(store.kept()).await,
+            (Store::Redis(store), Durability::Disk) => Box::pin(store.kept(account)).await,
             #[cfg(test)]
             (Store::Memory(_), Durability::Disk) => Ok(()),
         }
@@ -489,6 +494,14 @@ impl Store {
     /// Puts an opening balance in the place of an account's entries up to its number, if the account is at this version.
     pub(crate) async fn trim(&self, account: &Account, opening: &Entry) -> Result<Committed, StoreError> {
         ask!(self, store => store.trim(account, opening))
+    }
+
+    /// Deletes what an opening balance stands for, where that was not done with it.
+    pub(crate) async fn drop_sealed(&self, account: &AccountId) -> Result<(), StoreError> {
+        match self.embedded() {
+            Some(store) => store.drop_sealed(account).await,
+            None => Ok(()),
+        }
     }
 
     /// Writes what comes from another store into this one, which is empty but for earlier parts.

@@ -1,12 +1,16 @@
 //! The stores that are compared: those that were named, or new ones that are gone afterwards.
 
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::Result;
 use billing::StoreUrl;
 
 use crate::scene::{Stage, free_address};
 use crate::target::Mistakes;
+
+/// Looks at whether a replica follows, 20 ms apart.
+const FOLLOWS: u32 = 500;
 
 pub(crate) struct Stores {
     /// By name.
@@ -16,7 +20,7 @@ pub(crate) struct Stores {
 }
 
 impl Stores {
-    pub(super) async fn open(named: &[String], start_redis: bool) -> Result<Self> {
+    pub(super) async fn open(named: &[String], start_redis: bool, replica: bool) -> Result<Self> {
         let mut stage = Stage::new()?;
         let mut urls = parse_all(named)?;
         if urls.is_empty() {
@@ -24,7 +28,12 @@ impl Stores {
             urls.push(("embedded".to_owned(), file.parse()?));
         }
         if start_redis {
-            urls.push(("redis".to_owned(), redis(&mut stage).await?));
+            let url = redis(&mut stage).await?;
+            urls.push(("redis".to_owned(), url.clone()));
+            if replica {
+                follow(&mut stage, &url).await?;
+                urls.push(("redis, WAIT 1".to_owned(), url.with_replicas(1)?));
+            }
         }
         Ok(Self { urls, _stage: stage })
     }
@@ -65,6 +74,27 @@ fn parse(text: &str) -> Result<(String, StoreUrl), String> {
         return Err(format!("--store {name}: {} exists; name a file that does not", file.display()));
     }
     Ok((name.to_owned(), url))
+}
+
+/// Starts a replica, and waits until it follows.
+async fn follow(stage: &mut Stage, master: &StoreUrl) -> Result<()> {
+    let (own, master) = (free_address()?, master.to_string());
+    let port = master.rsplit(':').next().unwrap_or_default();
+    let mut command = Command::new("redis-server");
+    command.args(["--bind", "127.0.0.1", "--port", &own.port().to_string(), "--save", ""]);
+    command.args(["--appendonly", "yes", "--dbfilename", "replica.rdb", "--appenddirname", "replica"]);
+    command.args(["--replicaof", "127.0.0.1", port]).current_dir(stage.path(""));
+    stage.start("replica", &mut command)?;
+    stage.accepts(own).await?;
+    for _ in 0..FOLLOWS {
+        let port = own.port().to_string();
+        let role = Command::new("redis-cli").args(["-p", &port, "ROLE"]).output()?;
+        if String::from_utf8_lossy(&role.stdout).contains("connected") {
+            return Ok(());
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    anyhow::bail!("the replica does not follow")
 }
 
 /// As README recommends it.

@@ -102,8 +102,10 @@ const INSERT_ENTRY: &str = "INSERT INTO audit (account, seq, command, body) VALU
 const SELECT_COMMAND: &str = "SELECT body FROM audit WHERE account = ?1 AND command = ?2
     UNION ALL SELECT body FROM sealed_commands WHERE account = ?1 AND command = ?2";
 const IS_SEALED: &str = "SELECT 1 FROM sealed_commands WHERE account = ?1 AND command = ?2";
-const SELECT_ENTRIES: &str = "SELECT body FROM audit WHERE account = ?1 AND seq > ?2 ORDER BY seq LIMIT ?3";
-const SELECT_LOG: &str = "SELECT body FROM audit WHERE account = ?1 ORDER BY seq";
+const SELECT_ENTRIES: &str = "SELECT body FROM audit WHERE account = ?1 AND seq > ?2
+    AND seq >= coalesce((SELECT seq FROM openings WHERE account = ?1), 0) ORDER BY seq LIMIT ?3";
+const SELECT_LOG: &str = "SELECT body FROM audit WHERE account = ?1
+    AND seq >= coalesce((SELECT seq FROM openings WHERE account = ?1), 0) ORDER BY seq";
 const INSERT_EVENT: &str = "INSERT INTO events (body) VALUES (?1)";
 const SELECT_EVENTS: &str = "SELECT seq, body FROM events WHERE seq > ?1 ORDER BY seq LIMIT ?2";
 const UPSERT_GATEWAY: &str = "INSERT INTO gateways (id, last_seen, beats) VALUES (?1, ?2, 1)

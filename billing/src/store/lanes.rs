@@ -62,8 +62,8 @@ pub(crate) trait Link: fmt::Debug + Send + Sync + 'static {
 
     fn probe(&self) -> impl Future<Output = Result<(), LinkError>> + Send;
 
-    /// Waits until all that was answered before is as safe as the operator wants it.
-    fn kept(&self) -> impl Future<Output = Result<(), StoreError>> + Send {
+    /// Waits until all of an account that was answered before is as safe as the operator wants it.
+    fn kept(&self, _: &AccountId) -> impl Future<Output = Result<(), StoreError>> + Send {
         std::future::ready(Ok(()))
     }
 
@@ -399,8 +399,8 @@ impl<L: Link> Lanes<L> {
         Ok(self.link.probe().await?)
     }
 
-    pub(super) async fn kept(&self) -> Result<(), StoreError> {
-        self.link.kept().await
+    pub(super) async fn kept(&self, account: &AccountId) -> Result<(), StoreError> {
+        self.link.kept(account).await
     }
 
     pub(super) fn remembers(&self, hash: &Digest) -> bool {

@@ -23,7 +23,7 @@
 //! | `ufb:{gateways}:beats` | hash: gateway → how often it was |
 //! | `ufb:{parcels}:…` | what is to be done because of events; `parcels.lua` says which |
 //! | `ufb:secret:N` | a secret of the gateways, in hexadecimal digits |
-//! | `ufb:kept` | written before it is asked what the replicas have |
+//! | `ufb:kept`, in a Cluster `ufb:{P}:kept` | written before it is asked what the replicas have |
 //! | `ufb:schema` | the version of all this |
 //!
 //! P is the partition's number in two hexadecimal digits. An id holds no colon.
@@ -41,7 +41,7 @@ use sha1::{Digest as _, Sha1};
 use tokio::sync::OnceCell;
 
 use super::lanes::{Batch, Link, LinkError, Reply};
-use super::{Committed, InvalidStoreUrl, NoReplicas, PARTITIONS, StoreError, partition};
+use super::{Committed, InvalidStoreUrl, PARTITIONS, StoreError, partition};
 use crate::account::Account;
 use crate::audit::{Digest, Entry};
 use crate::event::{Cursor, Event};
@@ -97,11 +97,8 @@ pub struct RedisUrl {
 }
 
 impl RedisUrl {
-    pub(super) fn with_replicas(self, replicas: u32) -> Result<Self, NoReplicas> {
-        match self.topology {
-            Topology::Single { .. } | Topology::Sentinel { .. } => Ok(RedisUrl { replicas, ..self }),
-            Topology::Cluster { .. } => Err(NoReplicas),
-        }
+    pub(super) fn with_replicas(self, replicas: u32) -> Self {
+        RedisUrl { replicas, ..self }
     }
 }
 
@@ -250,9 +247,9 @@ impl Link for Redis {
         self.ask(&cmd("PING")).await.map(|_| ())
     }
 
-    async fn kept(&self) -> Result<(), StoreError> {
+    async fn kept(&self, account: &AccountId) -> Result<(), StoreError> {
         match &self.replicas {
-            Some(replicas) => replicas.have_all().await,
+            Some(replicas) => replicas.have_all(partition(account)).await,
             None => Ok(()),
         }
     }

@@ -146,7 +146,7 @@ fn mistakes_name_the_setting_what_is_wrong_and_how_to_mend_it() {
         ("edge.tls_cert", "c.pem", "edge.tls_key (UFB_EDGE_TLS_KEY): this is missing"),
         ("edge.public_url", "https://h/path", "scheme, host and port only"),
         ("edge.threads", "0", "from 1 to 1024"),
-        ("store.replicas", "1", "only `redis://`"),
+        ("store.replicas", "1", "a file has no replicas"),
         ("store.url", "rediss://u:hunter2@h#insecure", "this is not a store's URL"),
         (
             "store.url",

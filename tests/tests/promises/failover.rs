@@ -3,7 +3,7 @@
 
 use anyhow::Result;
 use serde_json::json;
-use tests::{Gateway, Redis, StandIn, State, WatchedRedis, eventually};
+use tests::{Gateway, Redis, SecureRedis, StandIn, State, WatchedRedis, eventually};
 
 /// Micro-dollars.
 const PRICE: u64 = 10_000;
@@ -58,5 +58,25 @@ async fn a_redis_is_reached_by_tls_and_only_if_its_certificate_is_trusted() -> R
     gateway.connect(&customer).await?.close().await?;
     assert_eq!(gateway.settled(&customer).await?.balance, FUNDS - PRICE);
     assert_ne!(redis.ask(&["DBSIZE"])?.trim(), "0");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_cluster_and_sentinels_are_reached_by_tls() -> Result<()> {
+    let browser = StandIn::start().await?;
+    let (cluster, watched) = (SecureRedis::cluster().await?, SecureRedis::watched().await?);
+    let stores = [
+        (&cluster, format!("rediss+cluster://127.0.0.1:{}", cluster.last_port())),
+        (&watched, format!("rediss+sentinel://127.0.0.1:{}/main", watched.last_port())),
+    ];
+    for (redis, url) in stores {
+        let gateway = || Gateway::builder().set("STORE_URL", &url).fixed(&browser, 2);
+        assert!(gateway().start().await.is_err(), "its certificate is nobody's");
+
+        let gateway = gateway().environment("SSL_CERT_FILE", redis.certificate().display()).start().await?;
+        let customer = gateway.prepaid_customer("enterprise", FUNDS).await?;
+        gateway.connect(&customer).await?.close().await?;
+        assert_eq!(gateway.settled(&customer).await?.balance, FUNDS - PRICE);
+    }
     Ok(())
 }

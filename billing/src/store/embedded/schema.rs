@@ -5,7 +5,7 @@ use rusqlite::{Connection, TransactionBehavior};
 use crate::store::StoreError;
 
 /// What this program reads and writes, in the file's `user_version`.
-pub(super) const VERSION: i64 = 3;
+pub(super) const VERSION: i64 = 4;
 
 /// The tables of version 1. Bodies are JSON; beside them stand only the columns that are looked up or compared.
 ///
@@ -45,13 +45,15 @@ const SCHEMA: &str = "
     CREATE TABLE secrets (name TEXT PRIMARY KEY, value BLOB NOT NULL) STRICT, WITHOUT ROWID;
 ";
 
-/// What leads from each version to the next, from version 1 on; a file that is new goes the same way. The last one is for
-/// logs that are trimmed: commands whose entries were taken off one are kept by themselves.
-const STEPS: [&str; 2] = [
+/// What leads from each version to the next, from version 1 on; a file that is new goes the same way. The last two are for
+/// logs that are trimmed: commands whose entries were taken off one are kept by themselves; and where a log begins, since
+/// what is before that goes a few entries at a time.
+const STEPS: [&str; 3] = [
     super::parcels::SCHEMA,
     "CREATE TABLE sealed_commands (
         account TEXT NOT NULL, command TEXT NOT NULL, body TEXT NOT NULL, PRIMARY KEY (account, command)
     ) STRICT, WITHOUT ROWID",
+    "CREATE TABLE openings (account TEXT PRIMARY KEY, seq INTEGER NOT NULL) STRICT, WITHOUT ROWID",
 ];
 
 /// Makes the tables in a file that is new; takes those of an earlier version to this one, all steps or none. A later version

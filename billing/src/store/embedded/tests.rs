@@ -170,7 +170,7 @@ async fn a_store_of_an_earlier_schema_is_brought_up_with_what_is_in_it() {
     drop(earlier);
     let file = Connection::open(&path).unwrap();
     file.execute_batch(
-        "DROP TABLE sealed_commands; DROP TABLE webhooks; DROP TABLE parcels; DROP TABLE event_groups;
+        "DROP TABLE openings; DROP TABLE sealed_commands; DROP TABLE webhooks; DROP TABLE parcels; DROP TABLE event_groups;
         PRAGMA user_version = 1",
     )
     .unwrap();

@@ -20,10 +20,31 @@ const HAS_OLD: &str = "SELECT 1 FROM ended_sessions WHERE account = ?1 AND held_
 const DELETE_OLD: &str = "DELETE FROM ended_sessions WHERE rowid IN (
     SELECT rowid FROM ended_sessions WHERE account = ?1 AND held_at < ?2 ORDER BY held_at LIMIT ?3)";
 const DELETE_KEY: &str = "DELETE FROM api_keys WHERE hash = ?1";
-const DELETE_BEFORE: &str = "DELETE FROM audit WHERE account = ?1 AND seq < ?2";
+/// From here on nobody sees what is before it.
+const OPEN_AT: &str = "INSERT INTO openings (account, seq) VALUES (?1, ?2)
+    ON CONFLICT (account) DO UPDATE SET seq = excluded.seq";
+const DELETE_SOME: &str = "DELETE FROM audit WHERE rowid IN (
+    SELECT audit.rowid FROM openings, audit
+    WHERE openings.account = ?1 AND audit.account = ?1 AND audit.seq < openings.seq LIMIT ?2)";
 const REPLACE: &str = "UPDATE audit SET command = NULL, body = ?3 WHERE account = ?1 AND seq = ?2";
 
+/// Entries that are deleted in one transaction: others' holds wait for it, for a few milliseconds.
+const DELETED_AT_A_TIME: u32 = 500;
+
 impl Embedded {
+    /// Deletes what an opening balance stands for, a few entries at a time. What a process that is killed leaves of them
+    /// nobody sees, and the next call deletes.
+    pub(in crate::store) async fn drop_sealed(&self, account: &AccountId) -> Result<(), StoreError> {
+        loop {
+            let some =
+                self.write(|hot| Ok(hot.execute(DELETE_SOME, params![account.as_str(), DELETED_AT_A_TIME])?));
+            if some.await? == 0 {
+                return Ok(());
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+
     /// In one step, if the account is at this version.
     pub(in crate::store) async fn trim(
         &self,
@@ -42,7 +63,7 @@ impl Embedded {
             return Ok(Committed::Conflict);
         }
         transaction.execute(KEEP_COMMANDS, params![id, seq])?;
-        transaction.execute(DELETE_BEFORE, params![id, seq])?;
+        transaction.execute(OPEN_AT, params![id, seq])?;
         transaction.execute(REPLACE, params![id, seq, body])?;
         let trimmed = select_account(&transaction, &account.id)?;
         transaction.commit()?;

@@ -12,8 +12,8 @@ use redis::cluster::{ClusterClient, ClusterClientBuilder};
 use redis::cluster_async::ClusterConnection;
 use redis::sentinel::{SentinelClient, SentinelClientBuilder, SentinelServerType};
 use redis::{
-    AsyncConnectionConfig, Client, Cmd, ConnectionAddr, ErrorKind, IntoConnectionInfo, RedisError,
-    RedisResult, ServerErrorKind, Value,
+    AsyncConnectionConfig, Client, Cmd, ConnectionAddr, ErrorKind, IntoConnectionInfo, Pipeline, RedisError,
+    RedisResult, ServerErrorKind, TlsMode, Value,
 };
 use tokio::runtime::{Handle, Id};
 use tokio::time::{Instant, timeout};
@@ -39,6 +39,9 @@ const RUNTIMES: usize = 1_024;
 /// Nodes of a Cluster, and Sentinels, that a URL names.
 const NODES: usize = 64;
 
+/// What the scheme of a URL begins with, where all that it names is reached by TLS.
+const TLS: &str = "rediss";
+
 const DEFAULT_PORT: u16 = 6379;
 const SENTINEL_PORT: u16 = 26379;
 
@@ -46,8 +49,8 @@ const SENTINEL_PORT: u16 = 26379;
 #[derive(Clone, PartialEq, Eq)]
 pub(super) enum Topology {
     Single { url: String, shown: String },
-    Cluster { nodes: Vec<(String, u16)>, login: Login },
-    Sentinel { sentinels: Vec<(String, u16)>, master: String, database: i64, login: Login },
+    Cluster { nodes: Vec<(String, u16)>, login: Login, tls: bool },
+    Sentinel { sentinels: Vec<(String, u16)>, master: String, database: u32, login: Login, tls: bool },
 }
 
 #[derive(Clone, PartialEq, Eq, Default)]
@@ -65,8 +68,8 @@ impl FromStr for Topology {
         match scheme {
             "redis" | "rediss" => single(url, scheme, of_hosts()?),
             "redis+unix" => socket(rest.strip_prefix("//").unwrap_or(rest)),
-            "redis+cluster" => cluster(of_hosts()?),
-            "redis+sentinel" => sentinel(of_hosts()?),
+            "redis+cluster" | "rediss+cluster" => cluster(of_hosts()?, scheme.starts_with(TLS)),
+            "redis+sentinel" | "rediss+sentinel" => sentinel(of_hosts()?, scheme.starts_with(TLS)),
             _ => Err(InvalidStoreUrl),
         }
     }
@@ -92,21 +95,21 @@ fn socket(path: &str) -> Result<Topology, InvalidStoreUrl> {
     Ok(Topology::Single { shown: url.clone(), url })
 }
 
-fn cluster(rest: &str) -> Result<Topology, InvalidStoreUrl> {
+fn cluster(rest: &str, tls: bool) -> Result<Topology, InvalidStoreUrl> {
     let (login, hosts) = split_login(rest)?;
-    Ok(Topology::Cluster { nodes: nodes(hosts.trim_end_matches('/'), DEFAULT_PORT)?, login })
+    Ok(Topology::Cluster { nodes: nodes(hosts.trim_end_matches('/'), DEFAULT_PORT)?, login, tls })
 }
 
-fn sentinel(rest: &str) -> Result<Topology, InvalidStoreUrl> {
+fn sentinel(rest: &str, tls: bool) -> Result<Topology, InvalidStoreUrl> {
     let (login, rest) = split_login(rest)?;
     let (hosts, master) = rest.split_once('/').ok_or(InvalidStoreUrl)?;
     let (master, database) = master.split_once('/').unwrap_or((master, "0"));
-    let database = database.parse().ok().filter(|number| *number >= 0).ok_or(InvalidStoreUrl)?;
+    let database = database.parse().map_err(|_| InvalidStoreUrl)?;
     if master.is_empty() {
         return Err(InvalidStoreUrl);
     }
     let sentinels = nodes(hosts, SENTINEL_PORT)?;
-    Ok(Topology::Sentinel { sentinels, master: master.to_owned(), database, login })
+    Ok(Topology::Sentinel { sentinels, master: master.to_owned(), database, login, tls })
 }
 
 /// `USER:PASSWORD@`, either of which may be missing, and percent-encoded.
@@ -157,6 +160,10 @@ fn host_and_port(text: &str, default_port: u16) -> Result<(String, u16), Invalid
     if valid { Ok((bare.to_owned(), port)) } else { Err(InvalidStoreUrl) }
 }
 
+fn scheme(tls: bool) -> &'static str {
+    if tls { TLS } else { "redis" }
+}
+
 /// Without user and password.
 impl fmt::Display for Topology {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -169,9 +176,11 @@ impl fmt::Display for Topology {
         };
         match self {
             Topology::Single { shown, .. } => f.write_str(shown),
-            Topology::Cluster { nodes, .. } => write!(f, "redis+cluster://{}", list(nodes)),
-            Topology::Sentinel { sentinels, master, database, .. } => {
-                write!(f, "redis+sentinel://{}/{master}/{database}", list(sentinels))
+            Topology::Cluster { nodes, tls, .. } => {
+                write!(f, "{}+cluster://{}", scheme(*tls), list(nodes))
+            }
+            Topology::Sentinel { sentinels, master, database, tls, .. } => {
+                write!(f, "{}+sentinel://{}/{master}/{database}", scheme(*tls), list(sentinels))
             }
         }
     }
@@ -205,6 +214,16 @@ impl Wire {
         };
         answer.unwrap_or_else(|elapsed| Err(std::io::Error::from(elapsed).into()))
     }
+
+    /// Several, one behind the other on one connection: in a Cluster to the server of the first one's key. An error of one
+    /// is the answer to all.
+    async fn ask_all(self, questions: &Pipeline) -> RedisResult<Vec<Value>> {
+        let answers = match self {
+            Wire::One(mut wire) => timeout(ANSWER * 2, questions.query_async(&mut wire)).await,
+            Wire::Cluster(mut wire) => timeout(ANSWER * 2, questions.query_async(&mut wire)).await,
+        };
+        answers.unwrap_or_else(|elapsed| Err(std::io::Error::from(elapsed).into()))
+    }
 }
 
 impl Source {
@@ -218,8 +237,8 @@ impl Source {
                 }
                 Client::open(info).map(Box::new).map(Source::Single)
             }
-            Topology::Cluster { nodes, login } => {
-                let nodes = nodes.iter().map(|(host, port)| (host.as_str(), *port));
+            Topology::Cluster { nodes, login, tls } => {
+                let nodes = nodes.iter().map(|node| address(node, *tls));
                 let mut builder =
                     ClusterClientBuilder::new(nodes).connection_timeout(CONNECT).response_timeout(ANSWER);
                 if let Some(user) = &login.user {
@@ -230,10 +249,13 @@ impl Source {
                 }
                 builder.build().map(Box::new).map(Source::Cluster)
             }
-            Topology::Sentinel { sentinels, master, database, login } => {
-                let sentinels = sentinels.iter().map(|(host, port)| ConnectionAddr::Tcp(host.clone(), *port));
+            Topology::Sentinel { sentinels, master, database, login, tls } => {
+                let sentinels = sentinels.iter().map(|sentinel| address(sentinel, *tls));
                 let mut builder = SentinelClientBuilder::new(sentinels, master, SentinelServerType::Master)?
-                    .set_client_to_redis_db(*database);
+                    .set_client_to_redis_db(i64::from(*database));
+                if *tls {
+                    builder = builder.set_client_to_redis_tls_mode(TlsMode::Secure);
+                }
                 if let Some(user) = &login.user {
                     builder = builder.set_client_to_redis_username(user);
                 }
@@ -258,6 +280,14 @@ impl Source {
                 client.lock().await.get_async_connection_with_config(&config).await.map(Wire::One)
             }
         }
+    }
+}
+
+fn address((host, port): &(String, u16), tls: bool) -> ConnectionAddr {
+    let (host, port) = (host.clone(), *port);
+    match tls {
+        true => ConnectionAddr::TcpTls { host, port, insecure: false, tls_params: None },
+        false => ConnectionAddr::Tcp(host, port),
     }
 }
 
@@ -300,12 +330,12 @@ impl Connections {
         self.take(&connection, number, wire.ask(question).await)
     }
 
-    /// One behind the other on the same connection; the second one's answer.
-    pub(super) async fn ask_both(&self, first: &Cmd, second: &Cmd) -> Result<Value, LinkError> {
+    /// One behind the other on the same connection; the last one's answer.
+    pub(super) async fn ask_in_turn(&self, questions: &Pipeline) -> Result<Value, LinkError> {
         let connection = self.of_this_runtime();
         let (number, wire) = connection.wire(&self.source).await.map_err(LinkError::Away)?;
-        self.take(&connection, number, wire.clone().ask(first).await)?;
-        self.take(&connection, number, wire.ask(second).await)
+        let answers = wire.ask_all(questions).await;
+        self.take(&connection, number, answers.map(|mut answers| answers.pop().unwrap_or(Value::Nil)))
     }
 
     /// What came of a question on the connection of that number.
@@ -459,6 +489,8 @@ mod tests {
             ("redis+cluster://u:secret@a:1,b,[::1]:3", "redis+cluster://a:1,b:6379,[::1]:3"),
             ("redis+sentinel://:secret@a,b:2/mymaster", "redis+sentinel://a:26379,b:2/mymaster/0"),
             ("redis+sentinel://a:1/mymaster/4", "redis+sentinel://a:1/mymaster/4"),
+            ("rediss+cluster://u:secret@a:1,b", "rediss+cluster://a:1,b:6379"),
+            ("rediss+sentinel://:secret@a/mymaster", "rediss+sentinel://a:26379/mymaster/0"),
         ];
         for (url, shown) in cases {
             let topology: Topology = url.parse().unwrap_or_else(|_| panic!("{url}"));

@@ -2,15 +2,17 @@
 //!
 //! Replication is one stream in the order of the writes. So whatever was answered before is with a replica that has a
 //! write which was made afterwards, on whichever connection. That write and the question are on connections of their
-//! own, since the question keeps all that comes behind it waiting.
+//! own, since the question keeps all that comes behind it waiting. In a Cluster each server has a stream of its own, and each
+//! partition is on one of them; so there each partition is asked for by itself, by a key in its slot.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use redis::{Value, cmd};
+use redis::{Value, pipe};
 use tokio::sync::Mutex;
 
+use super::Space;
 use super::connection::Connections;
-use crate::store::StoreError;
+use crate::store::{PARTITIONS, StoreError};
 
 #[cfg(test)]
 mod tests;
@@ -24,6 +26,13 @@ const PATIENCE: u64 = 500;
 pub(super) struct Replicas {
     connections: Connections,
     wanted: u32,
+    /// One for each partition of a Cluster, else one.
+    lines: Vec<Line>,
+}
+
+/// Those who wait for the replicas of one server.
+#[derive(Debug, Default)]
+struct Line {
     /// Held by who asks; those who come meanwhile are served by the next question, or refused by it.
     turn: Mutex<Refused>,
     came: AtomicU64,
@@ -42,24 +51,28 @@ struct Refused {
 
 impl Replicas {
     pub(super) fn new(connections: Connections, wanted: u32) -> Replicas {
-        let (came, served) = (AtomicU64::new(0), AtomicU64::new(0));
-        Replicas { connections, wanted, turn: Mutex::default(), came, served }
+        let lines = if connections.is_cluster() { PARTITIONS } else { 1 };
+        Replicas { connections, wanted, lines: (0..lines).map(|_| Line::default()).collect() }
     }
 
-    /// Waits until they have all that was answered before this call.
-    pub(super) async fn have_all(&self) -> Result<(), StoreError> {
-        let ticket = self.came.fetch_add(1, Ordering::Relaxed) + 1;
-        let mut turn = self.turn.lock().await;
-        if self.served.load(Ordering::Relaxed) >= ticket {
+    /// Waits until they have all of the partition that was answered before this call.
+    pub(super) async fn have_all(&self, partition: u8) -> Result<(), StoreError> {
+        let (line, key) = match &self.lines[..] {
+            [line] => (line, KEPT.to_owned()),
+            lines => (&lines[usize::from(partition)], Space { partition }.key("kept")),
+        };
+        let ticket = line.came.fetch_add(1, Ordering::Relaxed) + 1;
+        let mut turn = line.turn.lock().await;
+        if line.served.load(Ordering::Relaxed) >= ticket {
             return Ok(());
         }
         if turn.up_to >= ticket {
             return Err(StoreError::Unreplicated { had: turn.had, wanted: self.wanted });
         }
-        let serves = self.came.load(Ordering::Relaxed);
-        let write = cmd("SET").arg(KEPT).arg(serves).take();
-        let wait = cmd("WAIT").arg(self.wanted).arg(PATIENCE).take();
-        let answer = self.connections.ask_both(&write, &wait).await;
+        let serves = line.came.load(Ordering::Relaxed);
+        let mut questions = pipe();
+        questions.cmd("SET").arg(key).arg(serves).cmd("WAIT").arg(self.wanted).arg(PATIENCE);
+        let answer = self.connections.ask_in_turn(&questions).await;
         let had = match answer {
             Ok(Value::Int(had)) => u32::try_from(had).unwrap_or_default(),
             Ok(_) | Err(_) => 0,
@@ -69,7 +82,7 @@ impl Replicas {
             answer?;
             return Err(StoreError::Unreplicated { had, wanted: self.wanted });
         }
-        self.served.store(serves, Ordering::Relaxed);
+        line.served.store(serves, Ordering::Relaxed);
         Ok(())
     }
 }

@@ -39,19 +39,42 @@ impl Server {
     }
 
     /// Three that share the slots of a Cluster.
-    pub(crate) fn cluster() -> [Server; 3] {
-        let node = || {
+    pub(crate) fn cluster() -> Vec<Server> {
+        Server::cluster_of(3, "0")
+    }
+
+    /// The same, each with a replica.
+    pub(crate) fn cluster_with_replicas() -> Vec<Server> {
+        Server::cluster_of(6, "1")
+    }
+
+    fn cluster_of(nodes: usize, replicas: &str) -> Vec<Server> {
+        let node = |_| {
             let bus = free_port().to_string();
-            Server::with(&["--cluster-enabled", "yes", "--cluster-port", &bus])
+            let timeout = ["--cluster-node-timeout", "1000"];
+            Server::with(&[&["--cluster-enabled", "yes", "--cluster-port", &bus], &timeout[..]].concat())
         };
-        let nodes = [node(), node(), node()];
-        let addresses = nodes.each_ref().map(Server::address);
+        let nodes: Vec<_> = (0..nodes).map(node).collect();
+        let addresses: Vec<_> = nodes.iter().map(Server::address).collect();
         let mut create = vec!["--cluster", "create"];
         create.extend(addresses.iter().map(String::as_str));
-        create.push("--cluster-yes");
+        create.extend(["--cluster-replicas", replicas, "--cluster-yes"]);
         nodes[0].ask(&create);
         nodes.iter().for_each(Server::wait_for_its_cluster);
         nodes
+    }
+
+    /// Which of a Cluster's nodes has a key.
+    pub(crate) fn with_key(nodes: &[Server], key: &str) -> usize {
+        let slot: u16 = nodes[0].ask(&["CLUSTER", "KEYSLOT", key]).parse().unwrap();
+        let has_slot = |range: &str| {
+            let (first, last) = range.split_once('-').unwrap_or((range, range));
+            (first.parse().unwrap()..=last.parse().unwrap()).contains(&slot)
+        };
+        let known = nodes[0].ask(&["CLUSTER", "NODES"]);
+        let owner = known.lines().map(|line| line.split(' ').collect::<Vec<_>>());
+        let owner = owner.into_iter().find(|words| words[8..].iter().any(|range| has_slot(range))).unwrap();
+        nodes.iter().position(|node| owner[1].starts_with(&format!("{}@", node.address()))).unwrap()
     }
 
     /// A node turns its part of a new Cluster away until it has been up for two seconds and knows who has the rest. Each

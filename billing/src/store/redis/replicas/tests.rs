@@ -11,7 +11,7 @@ use crate::id::{AccountId, CommandId};
 use crate::money::Micros;
 use crate::plan::Catalogue;
 use crate::store::redis::server::Server;
-use crate::store::{Durability, StoreError, StoreUrl};
+use crate::store::{Durability, StoreError, StoreUrl, partition};
 use crate::time::Timestamp;
 
 /// 2027-01-15T10:00:00Z.
@@ -227,12 +227,46 @@ async fn what_was_waited_for_survives_the_failover_to_the_replica() {
 async fn all_who_wait_for_a_replica_that_is_not_there_are_told_together() {
     const COMMANDS: usize = 100;
     let server = Server::start();
-    let billing = open(&server.url(), 1);
-    let waiting = (0..COMMANDS).map(|_| billing.store().wait_for(Durability::Disk));
+    let (billing, account) = (open(&server.url(), 1), AccountId::random());
+    let waiting = (0..COMMANDS).map(|_| billing.store().wait_for(&account, Durability::Disk));
     for told in futures_util::future::join_all(waiting).await {
         assert!(matches!(told, Err(StoreError::Unreplicated { had: 0, wanted: 1 })), "{told:?}");
     }
     let asked = server.ask(&["INFO", "commandstats"]);
     let asked = asked.lines().find(|line| line.starts_with("cmdstat_wait:")).unwrap();
     assert!(asked.contains("calls=1,") || asked.contains("calls=2,"), "{asked}");
+}
+
+#[tokio::test]
+async fn what_was_waited_for_survives_a_failover_within_a_cluster() {
+    let mut nodes = Server::cluster_with_replicas();
+    let addresses: Vec<_> = nodes.iter().map(Server::address).collect();
+    let cluster = url(&format!("redis+cluster://{}", addresses.join(",")));
+    let (fast, waiting) = (open(&cluster, 0), open(&cluster, 1));
+    eventually(async || fast.probe().await).await;
+    let account = customer(&fast).await;
+    // Once the replicas follow.
+    eventually(async || credit(&waiting, &account).await).await;
+
+    let key = format!("ufb:{{{:02x}}}:kept", partition(&account));
+    let at = Server::with_key(&nodes, &key);
+    let mut master = nodes.swap_remove(at);
+    let answered = credits_until(&waiting, &account, || master.kill()).await;
+    eventually(async || credit(&fast, &account).await).await;
+    for command in &answered {
+        assert!(has(&fast, &account, command).await);
+    }
+    fast.verify(&account).await.unwrap();
+    // Nobody follows the new master, and that is told; of the other servers' accounts it is of no matter.
+    let refused = eventually(async || match credit(&waiting, &account).await {
+        Err(Error::Store(StoreError::Unreplicated { had, wanted })) => Ok((had, wanted)),
+        other => Err(other),
+    });
+    assert_eq!(refused.await, (0, 1));
+    let elsewhere = eventually(async || {
+        let other = customer(&fast).await;
+        let key = format!("ufb:{{{:02x}}}:kept", partition(&other));
+        if Server::with_key(&nodes, &key) == at { Err("it is on the same server") } else { Ok(other) }
+    });
+    credit(&waiting, &elsewhere.await).await.unwrap();
 }
