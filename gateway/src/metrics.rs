@@ -5,7 +5,8 @@
 use std::fs;
 use std::time::Duration;
 
-use metrics::gauge;
+use billing::Group;
+use metrics::{counter, gauge};
 use serde::Serialize;
 use tokio::runtime::Handle;
 use tokio::time::timeout;
@@ -16,6 +17,21 @@ use crate::sessions::Stage;
 
 /// How long the ledger may take to say which holds are this gateway's. Whoever asks for metrics waits for that.
 const LEDGER: Duration = Duration::from_secs(1);
+
+/// Counts from zero what alert rules watch: of a counter that is first seen at one nobody can tell that it has grown.
+pub fn begin() {
+    for name in [
+        "ufb_gateway_owed_dropped_total",
+        "ufb_gateway_swept_sessions_total",
+        "ufb_gateway_unusual_starts_total",
+    ] {
+        counter!(name).increment(0);
+    }
+    for group in Group::ALL.map(Group::as_str) {
+        counter!("ufb_billing_dropped_deliveries_total", "group" => group).increment(0);
+        counter!("ufb_billing_deliveries_total", "group" => group, "result" => "dead").increment(0);
+    }
+}
 
 /// How much there is of everything that a session takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -34,6 +50,8 @@ pub struct Census {
     holds: Option<usize>,
     /// Sessions of which the ledger has to be told something that it could not be told.
     owed_sessions: usize,
+    /// What of them nobody has set aside: sessions on credit.
+    unsecured_micros: u64,
     /// For how long the ledger has been away, in seconds.
     ledger_away: u64,
 }
@@ -48,6 +66,7 @@ impl Census {
             waiting_sessions: gateway.sessions.waiting(),
             holds: holds(gateway).await,
             owed_sessions: gateway.owed.len(),
+            unsecured_micros: gateway.owed.all_on_credit().get(),
             ledger_away: gateway.outage.lasts().map_or(0, |lasts| lasts.as_secs().max(1)),
         }
     }
@@ -60,6 +79,7 @@ impl Census {
         gauge!("ufb_gateway_live_sessions").set(self.live_sessions as f64);
         gauge!("ufb_gateway_waiting_sessions").set(self.waiting_sessions as f64);
         gauge!("ufb_gateway_owed_sessions").set(self.owed_sessions as f64);
+        gauge!("ufb_gateway_unsecured_micros").set(self.unsecured_micros as f64);
         gauge!("ufb_gateway_ledger_away_seconds").set(self.ledger_away as f64);
         if let Some(holds) = self.holds {
             gauge!("ufb_gateway_holds").set(holds as f64);

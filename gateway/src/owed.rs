@@ -176,6 +176,16 @@ impl Owed {
         theirs.fold(Micros::ZERO, |sum, entry| sum.checked_add(entry.on_credit()).unwrap_or(Micros::MAX))
     }
 
+    /// The same of all accounts.
+    #[must_use]
+    pub fn all_on_credit(&self) -> Micros {
+        if self.is_empty() {
+            return Micros::ZERO;
+        }
+        let all = self.state().entries.values().map(Debt::on_credit).collect::<Vec<_>>();
+        all.into_iter().fold(Micros::ZERO, |sum, debt| sum.checked_add(debt).unwrap_or(Micros::MAX))
+    }
+
     /// Sessions of which something is owed.
     #[must_use]
     pub fn len(&self) -> usize {

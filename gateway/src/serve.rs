@@ -217,6 +217,7 @@ pub async fn serve(serve: Serve) -> Result<()> {
     let Serve { config, ready_file, takeover } = serve;
     let signals = Signals::listen()?;
     let metrics = metrics_recorder()?;
+    crate::metrics::begin();
     let data_dir = config.data_dir.clone();
     let mut inheritance = if takeover { takeover::ask(&data_dir)? } else { None };
     let lock = match &mut inheritance {
