@@ -159,6 +159,10 @@ async fn pay(
     let is_noted = billing.repay(entry, now).await?;
     if entry.end.is_none() && sessions.contains(entry.name()) {
         // It runs; where the ledger does not have it open, its next date will show.
+        let live = sessions.find(&entry.account, &entry.session).filter(|live| live.hold == entry.hold);
+        if let Some(live) = live.filter(|_| is_noted) {
+            live.note_repaid();
+        }
         if owed.forget(entry) && is_noted {
             info!(session = %entry.session, minutes = entry.minutes, "minutes that the ledger was away for are committed");
         }
@@ -188,9 +192,34 @@ async fn pay(
 
 #[cfg(test)]
 mod tests {
-    use billing::{Actor, NewCustomer, NewSession, Outcome, SessionRequest, State};
+    use billing::{Actor, Micros, NewCustomer, NewSession, Outcome, Reserved, SessionRequest, State};
 
     use super::*;
+    use crate::sessions::Live;
+
+    #[tokio::test]
+    async fn what_the_ledger_was_told_of_is_on_credit_no_more() {
+        let (gateway, _folder) = Gateway::for_tests().await;
+        let Gateway { billing, owed, clock, sessions, id, .. } = &*gateway;
+        let (email, plan) = ("a@example.com".to_owned(), "starter".to_owned());
+        let new = NewCustomer { id: None, email, plan, prepaid: None };
+        let (account, secret) = billing.create_customer(new, Actor::Operator, clock.now()).await.unwrap();
+        let who = billing.authenticate(secret.expose()).await.unwrap().unwrap();
+        let fresh = || NewSession::fresh(SessionRequest::default());
+        let terms = billing.hold(&who, fresh(), id, clock.now()).await.unwrap().session.terms;
+        let given = Reserved::unsecured(&who, &fresh(), terms, id, clock.now()).unwrap();
+        let live = Arc::new(Live::held_for_tests(given, clock.now()));
+        let _attached = sessions.begin(Arc::clone(&live), [127, 0, 0, 1].into());
+        owed.keep(live.debt(0)).unwrap();
+        assert!(live.is_unsecured() && owed.on_credit(&account.id) == terms.session_price);
+
+        repay_all(owed, billing, clock, sessions).await.unwrap();
+        // The ledger is away once more.
+        owed.keep(live.debt(2)).unwrap();
+        assert!(!live.is_unsecured() && owed.on_credit(&account.id) == Micros::ZERO);
+        repay_all(owed, billing, clock, sessions).await.unwrap();
+        assert!(owed.is_empty());
+    }
 
     #[tokio::test]
     async fn how_a_session_ended_counts_and_not_that_it_had_run_before() {

@@ -51,6 +51,8 @@ pub struct Live {
     pub down_bytes: AtomicU64,
     /// Minutes, in all, that have started: where the ledger was away when one of them did, else 0.
     owed: AtomicU32,
+    /// It began on credit, and the ledger has been told of it since.
+    is_repaid: AtomicBool,
     /// What the one task that looks at all sessions knows of this one.
     pub(crate) watched: Mutex<Watched>,
     /// Why it ends, once somebody has said so.
@@ -150,6 +152,13 @@ impl Live {
         Self::of(name, terms, Duration::MAX, begun_at, None)
     }
 
+    /// One that was held like that, and has no browser.
+    #[cfg(test)]
+    pub(crate) fn held_for_tests(held: Reserved, begun_at: Timestamp) -> Self {
+        let of = Self::of(held.session.name(), held.session.terms, Duration::MAX, begun_at, None);
+        Self { reserved: Some(held), ..of }
+    }
+
     fn of(
         SessionName { account, session, hold }: SessionName<'_>,
         terms: Terms,
@@ -169,6 +178,7 @@ impl Live {
             up_bytes: AtomicU64::new(0),
             down_bytes: AtomicU64::new(0),
             owed: AtomicU32::new(0),
+            is_repaid: AtomicBool::new(false),
             watched: Mutex::default(),
             end: OnceLock::new(),
             first: Line::default(),
@@ -280,10 +290,15 @@ impl Live {
         self.owed.load(Ordering::Relaxed)
     }
 
-    /// Whether it began on credit, so that the ledger may not have heard of it.
+    /// Whether it began on credit and the ledger may not have heard of it yet.
     #[must_use]
     pub fn is_unsecured(&self) -> bool {
-        self.reserved.as_ref().is_some_and(Reserved::is_unsecured)
+        self.reserved.as_ref().is_some_and(Reserved::is_unsecured) && !self.is_repaid.load(Ordering::Relaxed)
+    }
+
+    /// The ledger holds it, so that it is a session like any other: nothing of it is on credit any more.
+    pub(crate) fn note_repaid(&self) {
+        self.is_repaid.store(true, Ordering::Relaxed);
     }
 
     /// Whether it has to be held before anything else can be noted of it.
@@ -307,7 +322,8 @@ impl Live {
         let at = Timestamp::from_millis(self.begun_at.as_millis().saturating_add(lasted.max(least)));
         let (account, session, hold) = (self.account.clone(), self.id.clone(), self.hold);
         let begun_at = self.begun_at;
-        let credit = self.reserved.as_ref().and_then(Credit::of);
+        let is_repaid = self.is_repaid.load(Ordering::Relaxed);
+        let credit = self.reserved.as_ref().filter(|_| !is_repaid).and_then(Credit::of);
         Debt { account, session, hold, begun_at, minutes, at, up_bytes, down_bytes, end: None, credit }
     }
 
