@@ -1,14 +1,20 @@
 //! Several gateways on one store, with all that can go wrong between them, and the same each time.
 //!
 //! A run has a seed, from which everything follows: who is there, what clients and operators want, how wrong the clocks
-//! are, which questions and answers are lost, late or twice, and when processes die. One thread, a clock that stands still
+//! are and when they are set, which questions and answers are lost, late or twice, when the store is away, and when processes
+//! die. What a gateway owes the ledger is on the disk of its place, and the next one there goes on with it; sessions are given
+//! on credit up to a bound; logs are sealed, and events read, told and trimmed, in the midst of it. One thread, a clock that stands still
 //! while anything is to be done, and no randomness but the seed's make a run repeat itself to the last step. What is tried
 //! is all of [`Billing`](crate::Billing) from the commands down to the [lanes](crate::store); the store is one in memory,
 //! which passes the suites of the real ones, and the gateways do what those in `gateway/` do.
 //!
 //! In the end nothing fails any more and everybody has time to set things right. Then the log must verify and reconcile,
-//! and every session must be what its gateway saw: settled once, billed for no minute that had not started, for every one
-//! up to the last heartbeat, and at its price; and no hold is left.
+//! and its archives with it; every session must be what its gateway saw: settled once, billed for no minute that had not
+//! started, for every one up to the last heartbeat or of which something was kept, and at its price; no hold is left and
+//! nothing owed; and each notice was delivered, or has failed as often as it may.
+//!
+//! A clock that is set says nothing of how long a session lasted, which its gateway knows by a steady one. Only of a gateway that
+//! dies it may make one minute more: one that was set aside, and was about to start.
 //!
 //! - `UFB_SIM_SEED=7 cargo nextest run -p billing simulation --no-capture` runs one seed, and tells what happens in it.
 //! - `UFB_SIM_SEEDS=1000000 cargo test -p billing --lib simulation` runs so many, from another first one each time.
@@ -23,15 +29,19 @@ use tokio::time::sleep;
 use self::book::Book;
 use self::chance::Chance;
 use self::checks::Fate;
+use self::debts::Debts;
 use self::gateway::{Gateway, billing_of};
-use self::scene::{Mishap, SECOND, START, Scene, TROUBLE};
+use self::scene::{Credits, Mishap, SECOND, START, Scene, TROUBLE, webhook_of};
 use self::world::{Life, World, lock};
 use crate::store::memory;
+use crate::webhook::{NOTICES, Webhook};
 
 mod chance;
 mod scene;
 mod world;
 mod gateway;
+mod debts;
+mod consumers;
 mod operator;
 mod book;
 mod checks;
@@ -39,7 +49,7 @@ mod checks;
 pub(crate) use world::{Kind, Route};
 
 /// Seeds of every run of the tests.
-const SEEDS: u64 = 2_000;
+const SEEDS: u64 = 600;
 
 /// From the calm on everything is settled after so long: what arrives late does so within 30 s, a dead gateway is noticed
 /// after 20 s, a hold that nobody heard of is given up after 30 s, both by looks 5 s apart.
@@ -50,6 +60,8 @@ const PEACE: u64 = 110 * SECOND;
 struct Slot {
     gateway: Option<Arc<Gateway>>,
     starts: u64,
+    /// What is on its disk.
+    debts: Arc<Mutex<Debts>>,
 }
 
 struct Play {
@@ -58,6 +70,7 @@ struct Play {
     slots: Mutex<Vec<Slot>>,
     lives: Mutex<Vec<Arc<Life>>>,
     skews: u64,
+    credits: Credits,
 }
 
 impl Play {
@@ -73,7 +86,9 @@ impl Play {
         slots[slot].starts += 1;
         let life = Life::new(&self.world, &format!("g{slot}.{}", slots[slot].starts), skew, true);
         lock(&self.lives).push(Arc::clone(&life));
-        slots[slot].gateway = Some(Gateway::start(&self.world, &self.book, life));
+        let debts = Arc::clone(&slots[slot].debts);
+        let gateway = Gateway::start(&self.world, &self.book, &debts, self.credits, life);
+        slots[slot].gateway = Some(gateway);
     }
 
     fn at(&self, slot: usize) -> Option<Arc<Gateway>> {
@@ -104,6 +119,11 @@ impl Play {
                     gateway.life.cut_off(Duration::from_millis(lasts));
                 }
             }
+            Mishap::Jump(slot, by) => {
+                if let Some(gateway) = self.at(slot) {
+                    gateway.life.jump(by);
+                }
+            }
             Mishap::Away(lasts) => self.world.take_store_away(Duration::from_millis(lasts)),
         }
     }
@@ -112,11 +132,18 @@ impl Play {
 /// The faults of a run, and what happened in it where that is to be told.
 async fn run(seed: u64, is_traced: bool) -> (Vec<String>, Vec<String>) {
     let mut chance = Chance::of(seed);
-    let Scene { weather, slots, skews, accounts, wishes, errands, mishaps, crashes } = Scene::of(&mut chance);
+    let Scene { weather, slots, skews, credits, accounts, wishes, errands, mishaps, crashes } =
+        Scene::of(&mut chance);
     let world = World::new((chance, weather), crashes, START, is_traced);
-    world.note("world", || format!("{weather:?}, {slots} gateways, clocks up to {skews} ms off"));
+    world
+        .note("world", || format!("{weather:?}, {slots} gateways, clocks up to {skews} ms off, {credits:?}"));
     for opened in &accounts {
-        memory::lock(&world.server).open(opened.change.clone());
+        let (account, mut server) = (&opened.change.account, memory::lock(&world.server));
+        server.open(opened.change.clone());
+        if credits.events {
+            let hook = Webhook::for_tests(webhook_of(&account.id), &NOTICES);
+            server.put_webhook(&account.id, &hook);
+        }
     }
     let book: Arc<Mutex<Book>> = Arc::default();
     let play = Arc::new(Play {
@@ -125,6 +152,7 @@ async fn run(seed: u64, is_traced: bool) -> (Vec<String>, Vec<String>) {
         slots: Mutex::new((0..slots).map(|_| Slot::default()).collect()),
         lives: Mutex::default(),
         skews,
+        credits,
     });
     for slot in 0..slots {
         play.start(slot);
@@ -162,12 +190,19 @@ async fn run(seed: u64, is_traced: bool) -> (Vec<String>, Vec<String>) {
 async fn judge(play: &Play, accounts: &[scene::Opened]) {
     let fates: BTreeMap<_, _> = lock(&play.lives)
         .iter()
-        .map(|life| (life.id.clone(), Fate { skew: life.skew, died: life.died_at() }))
+        .map(|life| (life.id.clone(), Fate { skews: life.skews(), died: life.died_at() }))
         .collect();
     let judge = Life::new(&play.world, "judge", 0, false);
     let billing = billing_of(&play.world, &judge);
     let book = std::mem::take(&mut *lock(&play.book));
-    let faults = checks::faults(&billing, &book, &fates, accounts).await;
+    let mut faults = checks::faults((&billing, &play.world), &book, &fates, accounts).await;
+    if play.credits.events {
+        checks::check_notices(&billing, &play.world, &book, &mut faults).await;
+    }
+    for slot in lock(&play.slots).iter() {
+        let owed = lock(&slot.debts).all();
+        faults.extend(owed.iter().map(|debt| format!("is owed still: {debt:?}")));
+    }
     faults.into_iter().for_each(|fault| play.world.find_fault(fault));
     if !book.errands.is_empty() {
         play.world.find_fault("an operator has not come to an end".to_owned());

@@ -26,6 +26,8 @@ pub(super) struct Seen {
     pub(super) gateway: GatewayId,
     pub(super) hold: Hold,
     pub(super) begun_at: Option<Timestamp>,
+    /// The same by the true time.
+    pub(super) begun: Option<Timestamp>,
     /// Whether the store has answered that it began.
     pub(super) is_noted: bool,
     /// Minutes that were asked for, in all.
@@ -34,6 +36,10 @@ pub(super) struct Seen {
     pub(super) paid: u32,
     pub(super) ended_at: Option<Timestamp>,
     pub(super) is_lost: bool,
+    /// Whether it began without a word to the store.
+    pub(super) is_on_credit: bool,
+    /// What was kept on disk last: the moment, and the minutes that had started.
+    pub(super) kept: Option<(Timestamp, u32)>,
     /// The final record as it was answered.
     pub(super) settled: Option<Session>,
 }
@@ -47,6 +53,8 @@ pub(super) struct Book {
     pub(super) credits: BTreeMap<(AccountId, usize), Micros>,
     /// Errands that the operators have not done yet.
     pub(super) errands: BTreeSet<usize>,
+    /// The names of parcels that were carried.
+    pub(super) delivered: BTreeSet<String>,
 }
 
 impl Book {
@@ -58,14 +66,27 @@ impl Book {
             gateway: gateway.clone(),
             hold: Hold::Unknown,
             begun_at: None,
+            begun: None,
             is_noted: false,
             asked: 0,
             paid: 0,
             ended_at: None,
             is_lost: false,
+            is_on_credit: false,
+            kept: None,
             settled: None,
         });
         self.seen.len() - 1
+    }
+
+    /// A session that was owed is settled.
+    pub(super) fn settle(&mut self, account: &AccountId, record: Session) {
+        let hold = Hold::Held(record.hold);
+        let is_it =
+            |seen: &&mut Seen| (&seen.account, &seen.session, &seen.hold) == (account, &record.id, &hold);
+        if let Some(seen) = self.seen.iter_mut().find(is_it) {
+            seen.settled = Some(record);
+        }
     }
 
     /// The last heartbeat of a gateway that had been answered at `now`, as it was sent.

@@ -1,25 +1,50 @@
 //! What must be true when all is quiet, however it came about.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::book::{Book, Hold, Seen};
-use super::scene::{MINUTE, MINUTE_PRICE, Opened, REFUNDS_PER_DAY, SESSION_MINUTES, SESSION_PRICE};
+use super::consumers::ATTEMPTS;
+use super::scene::{
+    MINUTE, MINUTE_PRICE, Opened, REFUNDS_PER_DAY, SESSION_MINUTES, SESSION_PRICE, webhook_of,
+};
+use super::world::World;
 use crate::account::Account;
+use crate::archive::Archive;
 use crate::audit::{Actor, Entry, EntryKind};
 use crate::books::Billing;
-use crate::event::{Cursor, EventKind};
+use crate::delivery::{Group, Parcel};
+use crate::event::EventKind;
 use crate::id::{AccountId, GatewayId, SessionId};
 use crate::session::{Session, State};
-use crate::store::LIST_MAX;
+use crate::store::{LIST_MAX, memory};
 use crate::time::{Period, Timestamp};
+use crate::webhook::NOTICES;
 
 /// What became of one process.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Fate {
-    /// What its clock showed beyond the true time, in milliseconds.
-    pub(super) skew: i64,
-    /// When it died, by that clock.
+    /// From when on its clock showed so many milliseconds more than the true time.
+    pub(super) skews: Vec<(Timestamp, i64)>,
+    /// When it died, by the true time.
     pub(super) died: Option<Timestamp>,
+}
+
+impl Fate {
+    /// The moments at which its clock can have shown that: the first and the last of them.
+    fn moments(&self, shown: Timestamp) -> Option<(Timestamp, Timestamp)> {
+        let ends =
+            self.skews.iter().skip(1).map(|(start, _)| *start).chain([Timestamp::from_millis(u64::MAX)]);
+        let moments = self.skews.iter().zip(ends).filter_map(|((start, skew), end)| {
+            let at = Timestamp::from_millis(shown.as_millis().saturating_add_signed(-skew));
+            (*start <= at && at <= end).then_some(at)
+        });
+        let moments: Vec<_> = moments.collect();
+        Some((*moments.iter().min()?, *moments.iter().max()?))
+    }
+
+    fn jumped(&self) -> bool {
+        self.skews.len() > 1
+    }
 }
 
 type Fates = BTreeMap<GatewayId, Fate>;
@@ -34,8 +59,18 @@ struct Told {
 }
 
 /// Collects what is wrong, in words.
-pub(super) async fn faults(billing: &Billing, book: &Book, fates: &Fates, opened: &[Opened]) -> Vec<String> {
+pub(super) async fn faults(
+    (billing, world): (&Billing, &World),
+    book: &Book,
+    fates: &Fates,
+    opened: &[Opened],
+) -> Vec<String> {
     let mut faults = Vec::new();
+    let files = world.archived();
+    let archives = Archive::by_account(&files).expect("they are archives");
+    for (account, proven) in billing.prove_archives(&files).await.expect("they can be read") {
+        faults.extend(proven.err().map(|error| format!("the archives of {account}: {error}")));
+    }
     for open in opened {
         let id = &open.change.account.id;
         match billing.verify(id).await {
@@ -43,12 +78,13 @@ pub(super) async fn faults(billing: &Billing, book: &Book, fates: &Fates, opened
             verdict => faults.push(format!("{id}: {verdict:?}")),
         }
         for month in [Period::calendar_month(open.change.account.created_at), last_month(open)] {
-            let differences = billing.reconcile(id, month, &[]).await.expect("it answers").differences;
+            let own = archives.get(id).map_or(&[][..], Vec::as_slice);
+            let differences = billing.reconcile(id, month, own).await.expect("it answers").differences;
             if !differences.is_empty() {
                 faults.push(format!("{id}, {month:?}: {differences:?}"));
             }
         }
-        let told = Told::of(billing, id).await;
+        let told = Told::of(billing, world, id).await;
         told.check_money(book, open, &mut faults);
         told.check_log(&mut faults);
         for session in told.sessions.values() {
@@ -79,19 +115,16 @@ fn started(begun: Timestamp, ended: Timestamp) -> u64 {
 }
 
 impl Told {
-    async fn of(billing: &Billing, id: &AccountId) -> Told {
+    /// Entries and events as they were written, also those that were trimmed.
+    async fn of(billing: &Billing, world: &World, id: &AccountId) -> Told {
         let account = billing.account(id).await.expect("it answers").expect("it is there");
-        let (mut log, mut read) = (Vec::new(), 0);
-        while read < account.head.seq {
-            log.extend(billing.audit(id, read, LIST_MAX).await.expect("it answers"));
-            read = log.last().map_or(u64::MAX, |entry: &Entry| entry.seq);
-        }
         let sessions = billing.sessions(id, None, LIST_MAX).await.expect("it answers");
         let sessions = sessions.into_iter().map(|session| (session.id.clone(), session)).collect();
-        let stream = billing.event_stream_of(id);
-        let events = billing.events(stream, &Cursor::start(), LIST_MAX).await.expect("it answers");
-        let own = events.into_iter().map(|(_, event)| event).filter(|event| event.customer == *id);
-        Told { account, log, sessions, events: own.map(|event| (event.kind, event.session)).collect() }
+        let server = memory::lock(&world.server);
+        let log = server.written.get(id).cloned().unwrap_or_default();
+        let own = server.told.iter().filter(|event| event.customer == *id);
+        let events = own.map(|event| (event.kind, event.session.clone())).collect();
+        Told { account, log, sessions, events }
     }
 
     /// What there was, and what came in, is what there is and what was charged.
@@ -176,6 +209,7 @@ impl Told {
             [] if voided_as(&["gateway fault", "gateway lost"]) => Ok(()),
             [] => Err("nobody served it".to_owned()),
             [seen] if session.state == State::Posted => self.check_bill(session, seen, book, fates),
+            [seen] if seen.is_on_credit => Err(format!("it was kept, and is not billed: {seen:?}")),
             [seen] if seen.is_noted => Err(format!("it had begun: {seen:?}")),
             [seen] if seen.begun_at.is_some() && !voided_as(&["gateway lost"]) => {
                 Err(format!("its client had its browser: {seen:?}"))
@@ -194,13 +228,10 @@ impl Told {
             return Err(format!("it began at another time: {seen:?}"));
         }
         let looked = self.settled_by_another(session, fates)?;
-        let end = last_moment(session, seen, looked, fates)?;
         let billed = u64::from(session.minutes);
-        if billed > started(begun, end) {
-            return Err(format!(
-                "{billed} minutes are billed, {} had started: {seen:?}",
-                started(begun, end)
-            ));
+        let had_started = had_started((session, begun, ended), seen, looked, fates)?;
+        if billed > had_started {
+            return Err(format!("{billed} minutes are billed, {had_started} had started: {seen:?}"));
         }
         if billed > u64::from(seen.asked.max(SESSION_MINUTES)) {
             return Err(format!("{billed} minutes are billed, {} were asked for: {seen:?}", seen.asked));
@@ -210,23 +241,29 @@ impl Told {
             let is_right = seen.is_lost && billed == 0;
             return if is_right { Ok(()) } else { Err(format!("it is refunded: {seen:?}")) };
         }
+        let kept = seen.kept.map_or(0, |(_, minutes)| minutes);
         let certain = match looked {
-            None if Some(ended) != seen.ended_at => {
-                return Err(format!("it ended at another time: {seen:?}"));
-            }
-            None => ended,
+            // Also what the store was away for.
+            None => started(begun, ended).min(seen.paid.max(kept).into()),
             // Its last heartbeat that had been answered when the other one looked.
-            Some(looked) => book.last_beat(&session.gateway, looked).unwrap_or(begun),
+            Some((looked, _)) => {
+                let seen_at = book.last_beat(&session.gateway, looked).unwrap_or(begun);
+                started(begun, seen_at).min(seen.paid.into())
+            }
         };
-        let certain = started(begun, certain).min(seen.paid.into());
         if billed < certain {
             return Err(format!("{billed} minutes are billed, {certain} are certain: {seen:?}"));
         }
         Ok(())
     }
 
-    /// When another gateway looked after this session's, by the true time; `None` where its own has settled it.
-    fn settled_by_another(&self, session: &Session, fates: &Fates) -> Result<Option<Timestamp>, String> {
+    /// When another gateway looked after this session's, by the true time: the first moment and the last one that it can
+    /// have been. `None` where its own has settled it, or one that took over what that had kept.
+    fn settled_by_another(
+        &self,
+        session: &Session,
+        fates: &Fates,
+    ) -> Result<Option<(Timestamp, Timestamp)>, String> {
         let is_post = |entry: &&Entry| {
             entry.session.as_ref() == Some(&session.id)
                 && matches!(entry.kind, EntryKind::Posted | EntryKind::LostRefund)
@@ -236,8 +273,8 @@ impl Told {
         if *by == session.gateway {
             return Ok(None);
         }
-        let skew = fates.get(by).ok_or("nobody knows who has settled it")?.skew;
-        Ok(Some(Timestamp::from_millis(entry.at.as_millis().saturating_add_signed(-skew))))
+        let fate = fates.get(by).ok_or("nobody knows who has settled it")?;
+        Ok(Some(fate.moments(entry.at).ok_or("its clock has never shown that")?))
     }
 
     /// A gateway's own view, by the final record.
@@ -263,18 +300,45 @@ impl Told {
     }
 }
 
-/// Until when a session can have run, by its gateway's clock. Where another gateway has settled it, at a moment of true
-/// time, that goes by heartbeats: its own may have sent some after the session's end, and have died before it could say so.
-fn last_moment(
-    session: &Session,
+/// How many of a session's minutes can have started. Where another gateway has settled it, that goes by heartbeats: its own
+/// may have sent some after the session's end, and have died before it could say so; and a clock that was set meanwhile may
+/// take a minute for started that was set aside, and was about to.
+fn had_started(
+    (session, begun_at, ended_at): (&Session, Timestamp, Timestamp),
     seen: &Seen,
-    looked: Option<Timestamp>,
+    looked: Option<(Timestamp, Timestamp)>,
     fates: &Fates,
-) -> Result<Timestamp, String> {
+) -> Result<u64, String> {
+    let Some((_, looked)) = looked else {
+        let kept = seen.kept.map(|(at, _)| at);
+        let is_right = Some(ended_at) == seen.ended_at || (seen.ended_at.is_none() && Some(ended_at) == kept);
+        let fault = || format!("it ended at another time: {seen:?}");
+        return if is_right { Ok(started(begun_at, ended_at)) } else { Err(fault()) };
+    };
     let fate = fates.get(&session.gateway).ok_or("nobody knows its gateway")?;
-    let looked = looked.map(|at| Timestamp::from_millis(at.as_millis().saturating_add_signed(fate.skew)));
-    let lived = looked.map(|looked| fate.died.map_or(looked, |died| died.min(looked)));
-    seen.ended_at.max(lived).ok_or_else(|| format!("it has not ended: {seen:?}"))
+    let lived = fate.died.map_or(looked, |died| died.min(looked));
+    let begun = seen.begun.ok_or("nobody saw it begin")?;
+    Ok(started(begun, lived) + u64::from(fate.jumped()))
+}
+
+/// Nobody is left out who wanted to be told, whatever died on the way: each notice was delivered, or waits to be, or failed
+/// as often as it may.
+pub(super) async fn check_notices(billing: &Billing, world: &World, book: &Book, faults: &mut Vec<String>) {
+    let dead = billing.dead_letters(LIST_MAX).await.expect("it answers");
+    let waiting = billing.store().waiting_parcels().await.expect("it answers");
+    let known: BTreeSet<_> = dead.iter().map(|letter| letter.parcel.name()).collect();
+    let waiting: BTreeSet<_> = waiting.iter().map(Parcel::name).collect();
+    for letter in dead.iter().filter(|letter| letter.attempts < ATTEMPTS.get()) {
+        faults.push(format!("{} died after {} attempts", letter.parcel.name(), letter.attempts));
+    }
+    let events = memory::lock(&world.server).told.clone();
+    for event in events.iter().filter(|event| NOTICES.contains(&event.kind)) {
+        let to = webhook_of(&event.customer).to_string();
+        let name = Parcel { group: Group::Notices, to, event: event.clone() }.name();
+        if !book.delivered.contains(&name) && !known.contains(&name) && !waiting.contains(&name) {
+            faults.push(format!("nobody was told: {event:?}"));
+        }
+    }
 }
 
 /// What it cost is what its minutes cost.

@@ -1,7 +1,7 @@
 //! A gateway as the ledger sees one: what `gateway/` does with [`Billing`], without its sockets and browsers. It notes
 //! what it sees in the [`Book`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -9,11 +9,14 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::book::{Book, Hold, Seen};
-use super::scene::{REFUNDS_PER_DAY, SESSION_MINUTES, Wish, catalogue};
+use super::debts::{Debts, Name, name_of};
+use super::scene::{Credits, MINUTE_PRICE, REFUNDS_PER_DAY, SESSION_MINUTES, SESSION_PRICE, Wish, catalogue};
 use super::world::{Life, Route, World, lock};
-use crate::books::{Billing, Error, ExtendError, HoldError, Limits};
-use crate::id::{AccountId, HoldId, HoldIds, SessionId};
+use crate::books::{Billing, Credit, Debt, Error, ExtendError, HoldError, Limits, Reserved};
+use crate::id::{AccountId, HoldId, HoldIds};
 use crate::ledger::{Progress, Refused};
+use crate::money::Micros;
+use crate::plan::Terms;
 use crate::request::{NewSession, SessionRequest};
 use crate::session::{End, Outcome, Session, SessionName};
 use crate::store::StoreError;
@@ -30,34 +33,77 @@ const TOGETHER: Duration = Duration::from_secs(1);
 const RETRY: Duration = Duration::from_millis(500);
 /// How soon a session that has no task is settled.
 const ADMISSION: Duration = Duration::from_secs(30);
-/// From one attempt to settle to the next; then the last one, as long as the gateway lives.
+/// How often the store is asked for a sign of life: one that answers, and one that is away.
+const LOOK: Duration = Duration::from_secs(2);
+const LOOK_AGAIN: Duration = Duration::from_millis(250);
+/// From one attempt to void to the next; then the last one, as long as the gateway lives.
 const RETRIES: [Duration; 4] =
     [Duration::from_millis(100), Duration::from_millis(500), Duration::from_secs(2), Duration::from_secs(5)];
 
-type Name = (AccountId, SessionId, HoldId);
-
 pub(super) struct Gateway {
     pub(super) life: Arc<Life>,
-    world: Arc<World>,
-    billing: Billing,
-    book: Arc<Mutex<Book>>,
+    pub(super) world: Arc<World>,
+    pub(super) billing: Billing,
+    pub(super) book: Arc<Mutex<Book>>,
     running: Mutex<BTreeMap<Name, Running>>,
+    debts: Arc<Mutex<Debts>>,
+    /// Since when the store has not answered.
+    away: Mutex<Option<Instant>>,
+    credits: Credits,
+    /// Accounts that have had a session held here, and on which terms.
+    known: Mutex<BTreeMap<AccountId, Terms>>,
+    /// What the ledger has open and nobody here knows, since when.
+    strays: Mutex<BTreeMap<HoldId, Instant>>,
 }
 
 /// A session whose client has its browser.
+#[derive(Clone)]
 struct Running {
     seen: usize,
+    /// As it was held.
+    held: Session,
+    credit: Option<Credit>,
     begun: Instant,
     begun_at: Timestamp,
     /// The minute that is to be set aside next, counted from 1, and when that is due. `None`: somebody is at it.
     minute: u32,
     due: Option<Instant>,
+    /// The last minute that the ledger was asked for.
+    secured: u32,
+    /// Minutes that have started while the store was away.
+    owed: u32,
+    is_ending: bool,
     told: Arc<Notify>,
 }
 
 impl Running {
     fn starts(&self) -> Instant {
         self.begun + MINUTE * (self.minute - 1)
+    }
+
+    /// What the ledger has to be told at this moment, while it runs and so many minutes have started.
+    fn debt(&self, minutes: u32) -> Debt {
+        let least = u64::from(minutes).checked_sub(1).map_or(0, |before| before * 60_000 + 1);
+        let at = self.at_least(least);
+        let Session { account, id, hold, .. } = &self.held;
+        Debt {
+            account: account.clone(),
+            session: id.clone(),
+            hold: *hold,
+            begun_at: self.begun_at,
+            minutes,
+            at,
+            up_bytes: 1,
+            down_bytes: 2,
+            end: None,
+            credit: self.credit.clone(),
+        }
+    }
+
+    /// This moment, by the clock as it was when it began.
+    fn at_least(&self, millis: u64) -> Timestamp {
+        let lasted = u64::try_from(self.begun.elapsed().as_millis()).expect("a run is short");
+        Timestamp::from_millis(self.begun_at.as_millis() + lasted.max(millis))
     }
 }
 
@@ -70,25 +116,53 @@ pub(super) fn billing_of(world: &World, life: &Arc<Life>) -> Billing {
 }
 
 impl Gateway {
-    pub(super) fn start(world: &Arc<World>, book: &Arc<Mutex<Book>>, life: Arc<Life>) -> Arc<Gateway> {
+    pub(super) fn start(
+        world: &Arc<World>,
+        book: &Arc<Mutex<Book>>,
+        debts: &Arc<Mutex<Debts>>,
+        credits: Credits,
+        life: Arc<Life>,
+    ) -> Arc<Gateway> {
         let billing = billing_of(world, &life);
-        let (world, book, running) = (Arc::clone(world), Arc::clone(book), Mutex::default());
-        let gateway = Arc::new(Gateway { life, world, billing, book, running });
-        gateway.life.spawn(Arc::clone(&gateway).beat());
-        gateway.life.spawn(Arc::clone(&gateway).meter());
+        let (world, book, debts) = (Arc::clone(world), Arc::clone(book), Arc::clone(debts));
+        lock(&debts).adopt();
+        let (running, away, known, strays) = Default::default();
+        let gateway =
+            Arc::new(Gateway { life, world, billing, book, running, debts, away, credits, known, strays });
+        gateway.life.spawn(Arc::clone(&gateway).open());
         gateway
     }
 
+    /// What an earlier one here could not tell the ledger comes first. Where the store is away, so is this one.
+    async fn open(self: Arc<Self>) {
+        if self.repay_all().await.is_err() || self.billing.heartbeat(&self.life.id, self.now()).await.is_err()
+        {
+            return self.life.kill();
+        }
+        self.life.serve();
+        self.life.spawn(Arc::clone(&self).beat());
+        self.life.spawn(Arc::clone(&self).look_after());
+        self.life.spawn(Arc::clone(&self).meter());
+        self.life.spawn(Arc::clone(&self).watch());
+        self.life.spawn(Arc::clone(&self).repay());
+        if self.credits.events {
+            self.life.spawn(Arc::clone(&self).consume());
+            self.life.spawn(Arc::clone(&self).deliver());
+        }
+    }
+
     pub(super) fn serve(self: &Arc<Self>, wish: Wish) {
-        self.life.spawn(Arc::clone(self).run(wish));
+        if self.life.is_serving() {
+            self.life.spawn(Arc::clone(self).run(wish));
+        }
     }
 
     /// Tells all sessions to end.
     pub(super) fn drain(&self) {
-        lock(&self.running).values().for_each(|running| running.told.notify_one());
+        lock(&self.running).values_mut().for_each(Running::end);
     }
 
-    fn now(&self) -> Timestamp {
+    pub(super) fn now(&self) -> Timestamp {
         self.life.now()
     }
 
@@ -100,39 +174,73 @@ impl Gateway {
         what(&mut self.book().seen[seen]);
     }
 
+    fn is_away(&self) -> bool {
+        lock(&self.away).is_some()
+    }
+
+    /// Somebody asked the store, and this came of it.
+    fn note_failure(&self, error: &StoreError) {
+        if matches!(error, StoreError::Away(_) | StoreError::Unanswered(_)) {
+            lock(&self.away).get_or_insert_with(Instant::now);
+        }
+    }
+
+    async fn watch(self: Arc<Self>) {
+        loop {
+            let answers = self.billing.probe().await.is_ok();
+            if answers {
+                *lock(&self.away) = None;
+            } else {
+                lock(&self.away).get_or_insert_with(Instant::now);
+            }
+            sleep(if answers { LOOK } else { LOOK_AGAIN }).await;
+        }
+    }
+
     async fn run(self: Arc<Self>, wish: Wish) {
         let is_it = |(account, session, _): &Name| (account, session) == (&wish.who.account, &wish.session);
         if lock(&self.running).keys().any(is_it) {
             return;
         }
         let seen = self.book().ask(&wish.who.account, &wish.session, &self.life.id);
-        let Some(held) = self.hold(seen, &wish).await else { return };
+        let Some((held, credit)) = self.hold(seen, &wish).await else { return };
         let claim = wish.claim.unwrap_or(2_000);
         sleep(Duration::from_millis(claim)).await;
         if wish.claim.is_none() {
-            self.void(seen, &held).await;
+            match credit {
+                Some(_) => lock(&self.debts).release(&held.account, Micros::new(SESSION_PRICE)),
+                None => self.void(seen, &held).await,
+            }
             return;
         }
-        let (begun, begun_at) = (Instant::now(), self.now());
-        self.see(seen, |seen| (seen.begun_at, seen.paid) = (Some(begun_at), SESSION_MINUTES));
-        let told = Arc::new(Notify::new());
-        let (minute, due) = (2, Some(begun + MINUTE - AHEAD));
-        let name = (held.account.clone(), held.id.clone(), held.hold);
-        let running = Running { seen, begun, begun_at, minute, due, told: Arc::clone(&told) };
-        lock(&self.running).insert(name.clone(), running);
-        self.life.spawn(Arc::clone(&self).note_beginning(seen, held.clone(), begun_at));
-
+        let name = name_of(held.name());
+        let told = self.begin(seen, held, credit);
         let _ = timeout(Duration::from_millis(wish.lasts), told.notified()).await;
-        let ended_at = self.now();
+        let run = {
+            let mut running = lock(&self.running);
+            let run = running.get_mut(&name).expect("it is there until it is settled");
+            run.is_ending = true;
+            run.clone()
+        };
+        let ended_at = run.at_least(0);
         let is_lost = matches!(wish.outcome, Outcome::Lost { .. });
         self.see(seen, |seen| (seen.ended_at, seen.is_lost) = (Some(ended_at), is_lost));
-        self.life.note(|| format!("{} {} has ended", held.account, held.id));
-        self.post(seen, held.name(), begun_at, (ended_at, wish.outcome)).await;
+        self.life.note(|| format!("{} {} has ended", name.0, name.1));
+        self.settle(&run, (ended_at, wish.outcome)).await;
         lock(&self.running).remove(&name);
     }
 
-    async fn hold(&self, seen: usize, wish: &Wish) -> Option<Session> {
-        let new = NewSession::named(wish.session.clone(), SessionRequest::default());
+    async fn hold(&self, seen: usize, wish: &Wish) -> Option<(Session, Option<Credit>)> {
+        let new = NewSession {
+            id: wish.session.clone(),
+            request: SessionRequest::default(),
+            is_fresh: wish.is_fresh,
+        };
+        if self.is_away() {
+            let held = self.hold_on_credit(wish, &new);
+            self.see(seen, |seen| seen.hold = Hold::Nothing);
+            return held;
+        }
         let holding = self.billing.hold(&wish.who, new, &self.life.id, self.now());
         let held = match wish.leaves {
             // Its client leaves, and nobody is there to be answered.
@@ -140,17 +248,73 @@ impl Gateway {
             None => holding.await,
         };
         let (hold, session) = match held {
-            Ok(held) => (Hold::Held(held.session.hold), Some(held.session)),
-            Err(HoldError::Refused(_) | HoldError::Store(StoreError::Away(_) | StoreError::Busy)) => {
-                (Hold::Nothing, None)
+            Ok(held) => {
+                lock(&self.known).insert(wish.who.account.clone(), held.plan_terms);
+                (Hold::Held(held.session.hold), Some((held.session, None)))
             }
-            Err(HoldError::Exists(_) | HoldError::ExistsDifferent(_) | HoldError::Store(_)) => {
-                (Hold::Unknown, None)
+            Err(HoldError::Refused(_)) => (Hold::Nothing, None),
+            Err(HoldError::Store(error)) => {
+                self.note_failure(&error);
+                let is_certain = matches!(error, StoreError::Away(_) | StoreError::Busy);
+                (if is_certain { Hold::Nothing } else { Hold::Unknown }, None)
             }
+            Err(HoldError::Exists(_) | HoldError::ExistsDifferent(_)) => (Hold::Unknown, None),
         };
         self.life.note(|| format!("{} {}: {hold:?}", wish.who.account, wish.session));
         self.see(seen, |seen| seen.hold = hold);
         session
+    }
+
+    fn hold_on_credit(&self, wish: &Wish, new: &NewSession) -> Option<(Session, Option<Credit>)> {
+        let terms = *lock(&self.known).get(&wish.who.account)?;
+        let mut reserved = Reserved::unsecured(&wish.who, new, terms, &self.life.id, self.now())?;
+        // The same in each run of a seed.
+        reserved.session.hold = HoldIds::from(self.world.chance().among(0..u64::MAX)).mint();
+        if !lock(&self.debts).give(&wish.who.account, Micros::new(SESSION_PRICE), self.credits.exposure) {
+            return None;
+        }
+        self.life.note(|| format!("{} {} on credit", wish.who.account, wish.session));
+        let credit = Credit::of(&reserved);
+        Some((reserved.session, credit))
+    }
+
+    /// Its 101 is out. Gives what tells it to end.
+    fn begin(self: &Arc<Self>, seen: usize, held: Session, credit: Option<Credit>) -> Arc<Notify> {
+        let (begun, begun_at) = (Instant::now(), self.now());
+        let told = Arc::new(Notify::new());
+        let name = name_of(held.name());
+        let run = Running {
+            seen,
+            held,
+            credit,
+            begun,
+            begun_at,
+            minute: 2,
+            due: Some(begun + MINUTE - AHEAD),
+            secured: 1,
+            owed: 0,
+            is_ending: false,
+            told: Arc::clone(&told),
+        };
+        self.see(seen, |seen| {
+            (seen.begun_at, seen.paid) = (Some(begun_at), SESSION_MINUTES);
+            seen.begun = Some(self.world.now());
+        });
+        if run.credit.is_some() {
+            let mut debts = lock(&self.debts);
+            debts.keep(run.debt(0));
+            debts.release(&run.held.account, Micros::new(SESSION_PRICE));
+            if debts.on_credit(&run.held.account) > self.credits.exposure {
+                self.world.find_fault(format!("{name:?} is on credit beyond the bound"));
+            }
+            self.see(seen, |seen| {
+                (seen.hold, seen.is_on_credit) = (Hold::Held(run.held.hold), true);
+                seen.kept = Some((run.begun_at, 0));
+            });
+        }
+        self.life.spawn(Arc::clone(self).note_beginning(seen, run.held.clone(), begun_at));
+        lock(&self.running).insert(name, run);
+        told
     }
 
     /// A failure is no harm: it is noted again with the next minute, and with the end.
@@ -161,7 +325,16 @@ impl Gateway {
     }
 
     async fn void(&self, seen: usize, held: &Session) {
-        let voided = self.persist(|| self.billing.void(held.name(), "no browser", self.now())).await;
+        let void = || self.billing.void(held.name(), "no browser", self.now());
+        let mut pauses = RETRIES.into_iter();
+        // Now and then nobody waits for the answer, and the same is done once more.
+        let voided = loop {
+            match timeout(self.world.patience(), void()).await {
+                Ok(Err(Error::Store(_))) | Err(_) => {}
+                Ok(done) => break done,
+            }
+            sleep(pauses.next().unwrap_or(RETRIES[3])).await;
+        };
         if let Ok(voided) = voided
             && voided.hold == held.hold
         {
@@ -169,56 +342,130 @@ impl Gateway {
         }
     }
 
-    async fn post(
-        &self,
-        seen: usize,
-        name: SessionName<'_>,
-        begun_at: Timestamp,
-        (at, outcome): (Timestamp, Outcome),
-    ) {
-        let end = End { at, outcome, up_bytes: 1, down_bytes: 2 };
-        let post = || {
-            let end = end.clone();
-            async move {
-                let posted = self.billing.post_begun(name, begun_at, end, self.now()).await?;
-                self.see(seen, |seen| seen.is_noted = true);
-                Ok(posted)
+    /// What cannot be told is kept, and told later.
+    async fn settle(&self, run: &Running, (at, outcome): (Timestamp, Outcome)) {
+        let name = name_of(run.held.name());
+        let posting = async {
+            match self.is_away() {
+                true => Err(StoreError::Busy.into()),
+                false => self.post(run, at, outcome).await,
             }
         };
-        match self.persist(post).await {
-            Ok(posted) => self.see(seen, |seen| seen.settled = Some(posted)),
+        // Now and then nobody waits for the answer.
+        let posted = timeout(self.world.patience(), posting).await.unwrap_or(Err(StoreError::Busy.into()));
+        match posted {
+            Ok(posted) => {
+                lock(&self.debts).settled(&name);
+                self.see(run.seen, |seen| seen.settled = Some(posted));
+            }
+            Err(Error::Store(error)) => {
+                self.note_failure(&error);
+                let owed = self.owed(&name);
+                let debt = Debt { at, end: Some(outcome.into()), ..run.debt(owed) };
+                self.see(run.seen, |seen| seen.kept = Some((at, owed)));
+                lock(&self.debts).keep(debt);
+                self.life.note(|| format!("{} {} is kept for later", name.0, name.1));
+            }
             // Somebody took this gateway for dead, and has settled it.
             Err(Error::Refused(Refused::ExistsDifferent | Refused::State(_) | Refused::HeldAnew)) => {
-                self.life.note(|| format!("{} was settled by another", name.session));
+                lock(&self.debts).settled(&name);
+                self.life.note(|| format!("{} {} was settled by another", name.0, name.1));
             }
             Err(error) => self.world.find_fault(format!("{name:?} cannot be settled: {error}")),
         }
     }
 
-    /// Until it is done. Now and then nobody waits for the answer, and the same is done once more.
-    async fn persist<F: Future<Output = Result<Session, Error>> + Send>(
-        &self,
-        command: impl Fn() -> F + Send,
-    ) -> Result<Session, Error> {
-        let mut pauses = RETRIES.into_iter();
-        loop {
-            match timeout(self.world.patience(), command()).await {
-                Ok(Err(Error::Store(_))) | Err(_) => {}
-                Ok(done) => return done,
+    fn owed(&self, name: &Name) -> u32 {
+        lock(&self.running).get(name).map_or(0, |run| run.owed)
+    }
+
+    async fn post(&self, run: &Running, at: Timestamp, outcome: Outcome) -> Result<Session, Error> {
+        let (name, now) = (run.held.name(), self.now());
+        if run.credit.is_some() {
+            self.billing.hold_begun(&run.debt(0), now).await?;
+        }
+        let end = End { at, outcome, up_bytes: 1, down_bytes: 2 };
+        match self.owed(&name_of(name)) {
+            0 => {
+                let posted = self.billing.post_begun(name, run.begun_at, end, now).await?;
+                self.see(run.seen, |seen| seen.is_noted = true);
+                Ok(posted)
             }
-            sleep(pauses.next().unwrap_or(RETRIES[3])).await;
+            owed => {
+                let progress = run.debt(owed).progress();
+                drop(self.billing.meter(name.account, &[progress], now).await?);
+                self.billing.post(name, end, now).await
+            }
+        }
+    }
+
+    async fn repay(self: Arc<Self>) {
+        loop {
+            sleep(LOOK_AGAIN).await;
+            if self.is_away() {
+                continue;
+            }
+            if let Err(error) = self.repay_all().await {
+                self.note_failure(&error);
+                sleep(LOOK).await;
+            }
+        }
+    }
+
+    /// Commits all that is owed at this moment, each entry once.
+    async fn repay_all(&self) -> Result<(), StoreError> {
+        let debts = lock(&self.debts).all();
+        for debt in &debts {
+            self.pay(debt).await?;
+        }
+        Ok(())
+    }
+
+    async fn pay(&self, debt: &Debt) -> Result<(), StoreError> {
+        let name = name_of(debt.name());
+        let repaying = timeout(self.world.patience(), self.billing.repay(debt, self.now()));
+        let is_noted = repaying.await.unwrap_or(Err(StoreError::Busy))?;
+        self.life.note(|| format!("repays {} {}: {}", debt.account, debt.session, debt.minutes));
+        if debt.end.is_none()
+            && let Some(run) = lock(&self.running).get_mut(&name)
+        {
+            // From here on it is a session like any other.
+            run.credit.take_if(|_| is_noted);
+            lock(&self.debts).forget(debt);
+            return Ok(());
+        }
+        if !lock(&self.debts).owes(debt) {
+            return Ok(());
+        }
+        let end = debt.end(["client closed", "browser crashed"].into_iter());
+        match self.billing.post(debt.name(), end, self.now()).await {
+            Ok(posted) => self.book().settle(&debt.account, posted),
+            Err(Error::Store(error)) => return Err(error),
+            Err(error) => self.life.note(|| format!("{} is dropped: {error}", debt.session)),
+        }
+        lock(&self.debts).forget(debt);
+        Ok(())
+    }
+
+    /// Nothing holds a sign of life up.
+    async fn beat(self: Arc<Self>) {
+        loop {
+            let said = self.now();
+            match self.billing.heartbeat(&self.life.id, said).await {
+                Ok(()) => {
+                    let now = self.world.now();
+                    self.book().beats.entry(self.life.id.clone()).or_default().push((now, said));
+                }
+                Err(error) => self.note_failure(&error),
+            }
+            sleep(HEARTBEAT).await;
         }
     }
 
     /// What is done every so often.
-    async fn beat(self: Arc<Self>) {
+    async fn look_after(self: Arc<Self>) {
         let mut sweeper = Sweeper::new(self.life.id.clone());
         loop {
-            let said = self.now();
-            if self.billing.heartbeat(&self.life.id, said).await.is_ok() {
-                let now = self.world.now();
-                self.book().beats.entry(self.life.id.clone()).or_default().push((now, said));
-            }
             // The store's failures show again the next time.
             let _ = self.repair().await;
             if let Ok(settled) = sweeper.look(&self.billing, self.now()).await
@@ -230,32 +477,75 @@ impl Gateway {
         }
     }
 
-    /// Settles what this gateway has open in the ledger and nowhere else.
+    /// Settles what this gateway has open in the ledger and nowhere else, and looks after what runs here and is not open
+    /// there.
     async fn repair(&self) -> Result<(), Error> {
-        let now = self.now();
-        for session in self.billing.open_sessions_of(&self.life.id).await? {
-            let name = (session.account.clone(), session.id.clone(), session.hold);
-            if now.since(session.held_at) <= ADMISSION || lock(&self.running).contains_key(&name) {
-                continue;
+        let live: Vec<_> = lock(&self.running).values().cloned().collect();
+        let open = self.billing.open_sessions_of(&self.life.id).await?;
+        let names: BTreeSet<_> = open.iter().map(|session| name_of(session.name())).collect();
+        for run in live.iter().filter(|run| !names.contains(&name_of(run.held.name()))) {
+            self.recheck(run).await?;
+        }
+        let is_known =
+            |name: &Name| lock(&self.running).contains_key(name) || lock(&self.debts).contains(name);
+        let open: Vec<_> = open.into_iter().filter(|session| !is_known(&name_of(session.name()))).collect();
+        let now = Instant::now();
+        {
+            let mut strays = lock(&self.strays);
+            strays.retain(|hold, _| open.iter().any(|session| session.hold == *hold));
+            for session in &open {
+                strays.entry(session.hold).or_insert(now);
             }
-            let repaired = match session.begun_at {
-                None => self.billing.void(session.name(), "gateway fault", now).await,
-                Some(at) => {
-                    let outcome = Outcome::Completed { cause: "gateway fault" };
-                    let end = End { at, outcome, up_bytes: 0, down_bytes: 0 };
-                    self.billing.post(session.name(), end, now).await
-                }
-            };
-            match repaired {
-                Ok(repaired) if repaired.begun_at.is_some() => {
-                    self.world.find_fault(format!("{name:?} had begun, and nobody knew of it"));
-                }
-                // Or its own task has settled it between the two looks.
-                Ok(_) | Err(Error::Refused(_)) => {}
-                Err(error) => return Err(error),
+        }
+        for session in open {
+            let is_stray =
+                lock(&self.strays).get(&session.hold).is_some_and(|since| now - *since > ADMISSION);
+            if is_stray {
+                self.give_up(&session).await?;
             }
         }
         Ok(())
+    }
+
+    async fn give_up(&self, session: &Session) -> Result<(), Error> {
+        let (now, name) = (self.now(), session.name());
+        let repaired = match session.begun_at {
+            None => self.billing.void(name, "gateway fault", now).await,
+            Some(at) => {
+                let outcome = Outcome::Completed { cause: "gateway fault" };
+                let end = End { at, outcome, up_bytes: 0, down_bytes: 0 };
+                self.billing.post(name, end, now).await
+            }
+        };
+        match repaired {
+            Ok(repaired) if repaired.begun_at.is_some() => {
+                self.world.find_fault(format!("{name:?} had begun, and nobody knew of it"));
+            }
+            // Or its own task has settled it between the two looks.
+            Ok(_) | Err(Error::Refused(_)) => {}
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+
+    /// What becomes of a session that runs here while the ledger does not have it open: whether it goes on.
+    async fn recheck(&self, run: &Running) -> Result<bool, StoreError> {
+        let SessionName { account, session, hold } = run.held.name();
+        if run.is_ending {
+            return Ok(true);
+        }
+        match self.billing.session(account, session).await? {
+            Some(known) if known.state.is_open() && known.hold == hold => Ok(true),
+            None if run.credit.is_some() => match self.billing.hold_begun(&run.debt(0), self.now()).await {
+                Err(Error::Store(error)) => Err(error),
+                Ok(()) | Err(_) => Ok(true),
+            },
+            Some(_) | None => {
+                self.life.note(|| format!("{account} {session} must end: another has settled it"));
+                run.told.notify_one();
+                Ok(false)
+            }
+        }
     }
 
     /// Sets minutes aside shortly before they start; those of an account that come together in one commit.
@@ -282,17 +572,16 @@ impl Gateway {
             let running = lock(&self.running);
             names.retain(|name| running.contains_key(name));
             let progress = |name: &Name| {
-                let Running { seen, minute, begun_at, .. } = running[name];
+                let Running { seen, minute, begun_at, owed, .. } = running[name];
                 let minutes = minute.max(SESSION_MINUTES);
                 self.see(seen, |seen| seen.asked = seen.asked.max(minutes));
-                let bytes = u64::from(minute);
-                let session = name.1.clone();
+                let (bytes, session) = (u64::from(minute), name.1.clone());
                 Progress {
                     session,
                     hold: name.2,
                     begun_at,
                     minutes,
-                    owed: 0,
+                    owed,
                     up_bytes: bytes,
                     down_bytes: bytes,
                 }
@@ -302,41 +591,94 @@ impl Gateway {
         let starts = names.iter().map(|name| lock(&self.running)[name].starts()).min();
         let Some(starts) = starts else { return };
         let deadline = if starts <= met { met + RETRY } else { starts };
-        let metered = timeout_at(deadline, self.billing.meter(&account, &progress, self.now())).await;
-        let verdicts = metered
-            .unwrap_or(Err(StoreError::Busy))
-            .unwrap_or_else(|_| progress.iter().map(|_| Err(ExtendError::Store(StoreError::Busy))).collect());
-        for ((name, progress), verdict) in names.iter().zip(progress).zip(verdicts) {
+        let verdicts = self.ask(&account, &progress, deadline).await;
+        for ((name, progress), mut verdict) in names.iter().zip(progress).zip(verdicts) {
+            let run = lock(&self.running).get(name).cloned();
+            let is_gone = matches!(verdict, Err(ExtendError::NotOpen));
+            if let Some(run) = run.filter(|_| is_gone)
+                && self.recheck(&run).await.unwrap_or(true)
+            {
+                verdict = Err(StoreError::Busy.into());
+            }
             self.go_on(name, &progress, met, verdict);
         }
+    }
+
+    async fn ask(
+        &self,
+        account: &AccountId,
+        progress: &[Progress],
+        deadline: Instant,
+    ) -> Vec<Result<(), ExtendError>> {
+        let failed = || progress.iter().map(|_| Err(StoreError::Busy.into())).collect();
+        if self.is_away() {
+            return failed();
+        }
+        let metered = timeout_at(deadline, self.billing.meter(account, progress, self.now())).await;
+        metered.unwrap_or(Err(StoreError::Busy)).unwrap_or_else(|error| {
+            self.note_failure(&error);
+            failed()
+        })
     }
 
     /// What a session's date came to: its next one, or its end.
     fn go_on(&self, name: &Name, progress: &Progress, met: Instant, verdict: Result<(), ExtendError>) {
         let mut running = lock(&self.running);
-        // It ended meanwhile, or the same id runs anew.
-        let Some(run) = running.get_mut(name).filter(|run| run.begun_at == progress.begun_at) else { return };
+        let Some(run) = running.get_mut(name) else { return };
         let is_last = met >= run.starts();
-        let next = match verdict {
+        match verdict {
             Ok(()) => {
                 self.see(run.seen, |seen| {
                     (seen.paid, seen.is_noted) = (seen.paid.max(progress.minutes), true);
                 });
-                true
+                run.secured = run.minute;
+                run.next();
             }
-            Err(ExtendError::Store(_)) if is_last => run.minute <= SESSION_MINUTES,
+            Err(ExtendError::Store(_)) if is_last => self.let_start(run),
             Err(ExtendError::Refused(_) | ExtendError::Store(_)) if !is_last => {
                 run.due = Some(run.starts().min(Instant::now() + RETRY));
-                return;
             }
-            Err(_) => false,
-        };
-        if next {
-            run.minute += 1;
-            run.due = Some(run.starts() - AHEAD);
-        } else {
-            self.life.note(|| format!("{name:?} must end: {verdict:?}"));
-            run.told.notify_one();
+            Err(error) => {
+                self.life.note(|| format!("{name:?} must end: {error}"));
+                run.end();
+            }
         }
+    }
+
+    /// A minute starts that the ledger could not be asked for; or it does not, and the session ends.
+    fn let_start(&self, run: &mut Running) {
+        let without_cover = run.minute.saturating_sub(run.secured.max(SESSION_MINUTES));
+        if MINUTE * without_cover > self.credits.outage_limit {
+            return run.end();
+        }
+        let mut debts = lock(&self.debts);
+        let given = debts.given(&run.held.account).checked_add(Micros::new(MINUTE_PRICE));
+        let is_too_much = given.is_none_or(|after| after > self.credits.exposure);
+        if without_cover > 0 && run.credit.is_some() && is_too_much {
+            return run.end();
+        }
+        let debt = run.debt(run.minute);
+        self.see(run.seen, |seen| {
+            (seen.kept, seen.asked) = (Some((debt.at, debt.minutes)), seen.asked.max(debt.minutes));
+        });
+        debts.keep(debt);
+        if run.credit.is_some() && debts.on_credit(&run.held.account) > self.credits.exposure {
+            self.world.find_fault(format!("{:?} is on credit beyond the bound", run.held.name()));
+        }
+        if without_cover > 0 {
+            run.owed = run.owed.max(run.minute);
+        }
+        run.next();
+    }
+}
+
+impl Running {
+    fn next(&mut self) {
+        self.minute += 1;
+        self.due = Some(self.starts() - AHEAD);
+    }
+
+    fn end(&mut self) {
+        self.told.notify_one();
     }
 }

@@ -7,11 +7,13 @@ use tokio::time::{sleep, timeout};
 
 use super::book::Book;
 use super::gateway::billing_of;
-use super::scene::{Business, Errand};
+use super::scene::{Business, Errand, SEALED, SEALING};
 use super::world::{Life, World, lock};
 use crate::audit::Actor;
 use crate::books::{Billing, Error};
 use crate::money::Micros;
+use crate::seal::SealError;
+use crate::time::Period;
 
 const PAUSE: Duration = Duration::from_millis(700);
 
@@ -37,7 +39,7 @@ pub(super) fn send(world: &Arc<World>, book: &Arc<Mutex<Book>>, errands: &[Erran
 
 async fn run(world: &World, life: &Life, billing: &Billing, errand: &Errand) {
     loop {
-        match timeout(world.patience(), attempt(life, billing, errand)).await {
+        match timeout(world.patience(), attempt(world, life, billing, errand)).await {
             Ok(Err(Error::Store(_))) | Err(_) => sleep(PAUSE).await,
             Ok(Ok(())) => return life.note(|| format!("has done {errand:?}")),
             Ok(Err(error)) => return world.find_fault(format!("{errand:?}: {error}")),
@@ -45,7 +47,7 @@ async fn run(world: &World, life: &Life, billing: &Billing, errand: &Errand) {
     }
 }
 
-async fn attempt(life: &Life, billing: &Billing, errand: &Errand) -> Result<(), Error> {
+async fn attempt(world: &World, life: &Life, billing: &Billing, errand: &Errand) -> Result<(), Error> {
     let (account, now) = (&errand.account, life.now());
     match errand.what {
         Business::Credit(number, micros) => {
@@ -58,6 +60,17 @@ async fn attempt(life: &Life, billing: &Billing, errand: &Errand) -> Result<(), 
         Business::RevokeSecondKey => {
             let known = billing.account(account).await?.ok_or(Error::NoAccount)?;
             billing.revoke_key(account, &known.keys[1].id, Actor::Operator, now).await.map(drop)
+        }
+        Business::Seal => {
+            let (month, by) = (Period::calendar_month(SEALED), (Actor::Operator, SEALING));
+            match billing.seal(account, month, world.archives(), by).await {
+                Ok(_) => Ok(()),
+                Err(SealError::Store(error)) => Err(error.into()),
+                Err(error) => {
+                    world.find_fault(format!("{account} cannot be sealed: {error}"));
+                    Ok(())
+                }
+            }
         }
         // In the middle of all that goes on, too.
         Business::Verify => billing.verify(account).await.map(drop),

@@ -1,12 +1,13 @@
 //! What a run is made of, by its seed: who there is, what is planned, and what goes wrong.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use super::chance::Chance;
 use super::world::Crash;
 use crate::account::AccountType;
 use crate::audit::{Actor, Digest};
-use crate::id::{AccountId, SessionId};
+use crate::id::{AccountId, SessionId, WebhookId};
 use crate::key::{Key, Principal};
 use crate::ledger::{self, Change, Context, Opening};
 use crate::money::Micros;
@@ -22,6 +23,12 @@ pub(super) const START: Timestamp = Timestamp::from_millis(1_800_007_200_000);
 
 /// A month earlier than that.
 const MONTH_BEFORE: u64 = 31 * 24 * 60 * MINUTE;
+
+/// What is sealed: the month of those who were there before. Nothing is written into it any more.
+pub(super) const SEALED: Timestamp = Timestamp::from_millis(START.as_millis() - MONTH_BEFORE);
+
+/// An operator seals what is over, and what is kept for long is far from here.
+pub(super) const SEALING: Timestamp = Timestamp::from_millis(START.as_millis() + 100 * 24 * 60 * MINUTE);
 
 /// From the first client to the calm.
 pub(super) const TROUBLE: u64 = 4 * MINUTE;
@@ -66,6 +73,8 @@ pub(super) struct Wish {
     /// How long it takes to find a browser; none is found where it is `None`.
     pub(super) claim: Option<u64>,
     pub(super) lasts: u64,
+    /// Nobody else comes with the same id.
+    pub(super) is_fresh: bool,
     pub(super) outcome: Outcome,
     /// When its client leaves before it is held.
     pub(super) leaves: Option<u64>,
@@ -86,6 +95,17 @@ pub(super) enum Business {
     Suspend(bool),
     RevokeSecondKey,
     Verify,
+    Seal,
+}
+
+/// What an operator has set, for all gateways.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Credits {
+    /// For each account and gateway.
+    pub(super) exposure: Micros,
+    pub(super) outage_limit: Duration,
+    /// Whether customers are told of their events.
+    pub(super) events: bool,
 }
 
 /// What befalls a process or the store, and when.
@@ -94,6 +114,8 @@ pub(super) enum Mishap {
     Kill(usize),
     CutOff(usize, u64),
     Away(u64),
+    /// Its clock is set, by so many milliseconds.
+    Jump(usize, i64),
 }
 
 #[derive(Debug)]
@@ -101,6 +123,7 @@ pub(super) struct Scene {
     pub(super) weather: Weather,
     pub(super) slots: usize,
     pub(super) skews: u64,
+    pub(super) credits: Credits,
     pub(super) accounts: Vec<Opened>,
     pub(super) wishes: Vec<Wish>,
     pub(super) errands: Vec<Errand>,
@@ -141,10 +164,16 @@ impl Scene {
         let skews = *chance.one_of(&[0, 50, 2_000, 20_000, 600_000]);
         let weather = *chance.one_of(&WEATHERS);
         let mishaps = mishaps(slots, chance);
+        let credits = Credits {
+            exposure: Micros::new(*chance.one_of(&[0, 0, SESSION_PRICE, 45_000])),
+            outage_limit: Duration::from_millis(*chance.one_of(&[MINUTE, 10 * MINUTE])),
+            events: chance.permille(300),
+        };
         Scene {
             weather,
             slots,
             skews,
+            credits,
             wishes: wishes(&accounts, slots, chance),
             errands: errands(&accounts, chance),
             mishaps,
@@ -186,6 +215,11 @@ impl Opened {
     }
 }
 
+/// Where an account's customer is told of its events.
+pub(super) fn webhook_of(account: &AccountId) -> WebhookId {
+    format!("w-{account}").parse().expect("it is an id")
+}
+
 /// As minted, but for the randomness: a run must be the same each time.
 fn key_of(account: u64, number: u8, now: Timestamp) -> Key {
     Key {
@@ -218,6 +252,7 @@ fn wishes(accounts: &[Opened], slots: usize, chance: &mut Chance) -> Vec<Wish> {
             session,
             claim: (!chance.permille(150)).then(|| chance.among(0..3 * SECOND)),
             lasts: chance.among(0..longest),
+            is_fresh: chance.permille(500),
             outcome: match chance.permille(200) {
                 true => Outcome::Lost { cause: "browser crashed" },
                 false => Outcome::Completed { cause: "client closed" },
@@ -226,12 +261,12 @@ fn wishes(accounts: &[Opened], slots: usize, chance: &mut Chance) -> Vec<Wish> {
         };
         // A client that asks again, or another one with the same id; soon after, or when all is over.
         if chance.permille(300)
-            && let Some(earlier) = wishes.last()
+            && let Some(earlier) = wishes.last().filter(|earlier| !earlier.is_fresh)
         {
             let after = *chance.one_of(&[20, SECOND, 40 * SECOND, MINUTE]);
             let (who, session) = (earlier.who.clone(), earlier.session.clone());
             let at = (earlier.at + chance.among(0..after)).min(TROUBLE);
-            wish = Wish { at, who, session, ..wish };
+            wish = Wish { at, who, session, is_fresh: false, ..wish };
         }
         wishes.push(wish);
     }
@@ -255,7 +290,8 @@ fn errands(accounts: &[Opened], chance: &mut Chance) -> Vec<Errand> {
                 errands.push(errand(at + chance.among(0..MINUTE), Business::Suspend(false)));
             }
             1 => errands.push(errand(at, Business::RevokeSecondKey)),
-            2 | 3 => errands.push(errand(at, Business::Verify)),
+            2 => errands.push(errand(at, Business::Verify)),
+            3 => errands.push(errand(at, Business::Seal)),
             _ => {
                 let credit = Business::Credit(number, chance.among(1..30_000));
                 errands.push(errand(at, credit.clone()));
@@ -279,8 +315,18 @@ fn mishaps(slots: usize, chance: &mut Chance) -> Vec<(u64, Mishap)> {
         let lasts = chance.among(0..lasts);
         mishaps.push((chance.among(0..TROUBLE), Mishap::CutOff(slot(chance), lasts)));
     }
-    if chance.permille(250) {
-        mishaps.push((chance.among(0..TROUBLE), Mishap::Away(chance.among(0..80 * SECOND))));
+    for _ in 0..2 {
+        if chance.permille(250) {
+            mishaps.push((chance.among(0..TROUBLE), Mishap::Away(chance.among(0..100 * SECOND))));
+        }
+    }
+    if chance.permille(300) {
+        for _ in 0..chance.among(1..4) {
+            let most = *chance.one_of(&[2 * SECOND, 40 * SECOND, 10 * MINUTE, 120 * MINUTE]);
+            let by = i64::try_from(chance.among(0..2 * most)).expect("it is small");
+            let by = by - i64::try_from(most).expect("it is small");
+            mishaps.push((chance.among(0..TROUBLE), Mishap::Jump(slot(chance), by)));
+        }
     }
     mishaps.sort_by_key(|(at, _)| *at);
     mishaps

@@ -6,10 +6,12 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Debug;
 use std::future::pending;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
+use tempfile::TempDir;
 use tokio::sync::oneshot;
 use tokio::task::{AbortHandle, JoinHandle};
 use tokio::time::{Instant, sleep, timeout};
@@ -70,6 +72,8 @@ pub(crate) struct World {
     /// What happened, where it is to be told.
     trace: Option<Mutex<VecDeque<String>>>,
     faults: Mutex<Vec<String>>,
+    /// Where logs are sealed into.
+    archives: OnceLock<TempDir>,
 }
 
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -95,6 +99,7 @@ impl World {
             tasks: Mutex::default(),
             trace: is_traced.then(Mutex::default),
             faults: Mutex::default(),
+            archives: OnceLock::new(),
         })
     }
 
@@ -114,6 +119,20 @@ impl World {
         let (instant, start) = self.origin;
         let elapsed = u64::try_from(instant.elapsed().as_millis()).expect("a run is short");
         Timestamp::from_millis(start.as_millis() + elapsed)
+    }
+
+    pub(super) fn archives(&self) -> &Path {
+        self.archives.get_or_init(|| tempfile::tempdir().expect("there is room")).path()
+    }
+
+    pub(super) fn archived(&self) -> Vec<PathBuf> {
+        let Some(folder) = self.archives.get() else { return Vec::new() };
+        let files = std::fs::read_dir(folder.path()).expect("it is there");
+        let mut files: Vec<_> = files.map(|file| file.expect("it can be read").path()).collect();
+        // A seal that was given up half-way leaves a file of another name.
+        files.retain(|file| file.extension().is_some_and(|extension| extension == "jsonl"));
+        files.sort_unstable();
+        files
     }
 
     /// From here on nothing fails.
@@ -210,11 +229,12 @@ impl World {
 pub(crate) struct Life {
     pub(super) id: GatewayId,
     world: Arc<World>,
-    /// What its clock shows beyond the true time, in milliseconds.
-    pub(super) skew: i64,
+    /// From when on, by the true time, its clock has shown so many milliseconds more than that.
+    skews: Mutex<Vec<(Timestamp, i64)>>,
+    is_serving: AtomicBool,
     /// Whether it may die over its own commits.
     is_mortal: bool,
-    /// When it died, by its own clock.
+    /// When it died, by the true time.
     died: OnceLock<Timestamp>,
     cut_off_until: Mutex<Option<Instant>>,
     tasks: Mutex<Vec<AbortHandle>>,
@@ -232,7 +252,8 @@ impl Life {
         Arc::new(Life {
             id: id.parse().expect("it is an id"),
             world: Arc::clone(world),
-            skew,
+            skews: Mutex::new(vec![(world.now(), skew)]),
+            is_serving: AtomicBool::new(false),
             is_mortal,
             died: OnceLock::new(),
             cut_off_until: Mutex::default(),
@@ -243,7 +264,29 @@ impl Life {
     /// What its clock shows.
     pub(super) fn now(&self) -> Timestamp {
         let now = self.world.now().as_millis();
-        Timestamp::from_millis(now.saturating_add_signed(self.skew))
+        let skew = lock(&self.skews).last().map_or(0, |(_, skew)| *skew);
+        Timestamp::from_millis(now.saturating_add_signed(skew))
+    }
+
+    /// Somebody sets its clock.
+    pub(super) fn jump(&self, by: i64) {
+        self.note(|| format!("its clock jumps by {by} ms"));
+        let mut skews = lock(&self.skews);
+        let skew = skews.last().map_or(0, |(_, skew)| *skew);
+        skews.push((self.world.now(), skew + by));
+    }
+
+    pub(super) fn skews(&self) -> Vec<(Timestamp, i64)> {
+        lock(&self.skews).clone()
+    }
+
+    /// From here on clients come to it.
+    pub(super) fn serve(&self) {
+        self.is_serving.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_serving(&self) -> bool {
+        self.is_serving.load(Ordering::Relaxed)
     }
 
     pub(super) fn note(&self, what: impl FnOnce() -> String) {
@@ -263,7 +306,7 @@ impl Life {
 
     /// All of it stops where it stands.
     pub(super) fn kill(&self) {
-        if self.died.set(self.now()).is_ok() {
+        if self.died.set(self.world.now()).is_ok() {
             self.note(|| "is killed".to_owned());
             lock(&self.tasks).drain(..).for_each(|task| task.abort());
         }
@@ -301,7 +344,7 @@ impl Route {
             return pending().await;
         }
         let crash = match kind {
-            Kind::Commit if self.life.is_mortal => {
+            Kind::Commit if self.life.is_mortal && !world.is_calm.load(Ordering::Relaxed) => {
                 world.crashes.get(&world.commits.fetch_add(1, Ordering::Relaxed)).copied()
             }
             Kind::Commit | Kind::Read | Kind::Write => None,
