@@ -23,7 +23,7 @@ use crate::request::NewSession;
 use crate::session::{End, Session, SessionCursor, SessionName, State};
 #[cfg(test)]
 use crate::store::memory::Line;
-use crate::store::{Committed, Deferred, Durability, Noted, Store, StoreError, StoreUrl};
+use crate::store::{Committed, Durability, Noted, Promise, Store, StoreError, StoreUrl};
 use crate::time::Timestamp;
 use crate::usage::{self, PeriodUsage, Span};
 use crate::webhook::WebhookError;
@@ -94,8 +94,37 @@ pub struct Reserved {
     /// The account's sessions that are held or open, this one among them.
     pub concurrent: u32,
     /// None: it is held already.
-    deferred: Option<Deferred>,
+    promise: Option<Promise>,
     is_unsecured: bool,
+}
+
+impl Reserved {
+    /// Whether nothing of it was written down yet when it was answered, so that [`Billing::confirm`] may have to refuse it
+    /// and its client is to get nothing before that.
+    pub fn is_on_its_way(&self) -> bool {
+        matches!(self.promise, Some(Promise::Sent(_)))
+    }
+
+    /// Has a commit that is on its way set off, where it has not: by itself it lets a millisecond pass, in which its client's
+    /// first word is to be passed on.
+    pub fn hurry(&self) {
+        if let Some(promise) = &self.promise {
+            promise.hurry();
+        }
+    }
+
+    /// It was confirmed, and is held whatever was known of that before.
+    #[must_use]
+    pub fn confirmed(self) -> Self {
+        Reserved { promise: None, ..self }
+    }
+
+    /// Waits for a commit that is on its way, without a hurry. [`Billing::confirm`] says what became of it.
+    pub async fn arrived(&self) {
+        if let Some(promise) = &self.promise {
+            promise.arrived().await;
+        }
+    }
 }
 
 /// An account and its plan, as they are at one moment.
@@ -110,8 +139,7 @@ pub struct Standing {
 impl Reserved {
     /// Whether the ledger has it for sure, without asking.
     pub fn is_held(&self) -> bool {
-        let is_committed = |outcome: &Deferred| outcome.get() == Some(&Committed::Done);
-        !self.is_unsecured && self.deferred.as_ref().is_none_or(is_committed)
+        !self.is_unsecured && self.promise.as_ref().is_none_or(Promise::is_kept)
     }
 }
 
@@ -494,9 +522,14 @@ impl Billing {
         Err(failed)
     }
 
-    /// The same as [`Billing::hold`], but where nothing stands against the session its hold may be noted in a journal and
-    /// committed a moment later: by [`Billing::confirm`], or before any other command or look-up. That costs one short
-    /// write. What a process that is killed had noted is committed by [`Billing::settle_abandoned`].
+    /// The same as [`Billing::hold`], but where nothing stands against the session it may be answered before its commit.
+    /// [`Billing::confirm`] waits for that.
+    ///
+    /// On a store of one's own the hold is noted in a journal, which costs one short write, and committed a moment later:
+    /// by [`Billing::confirm`], or before any other command or look-up. What a process that is killed had noted is committed by
+    /// [`Billing::settle_abandoned`]. On one behind a network the commit is on its way, and its session is to get nothing
+    /// before it is confirmed ([`Reserved::is_on_its_way`]); that is done only for an account which would still be granted it
+    /// after more sessions were started elsewhere. Wants a runtime, which takes it there.
     ///
     /// # Errors
     /// Those of [`Billing::hold`].
@@ -518,7 +551,7 @@ impl Billing {
         Ok(Reserved {
             session: held.session,
             concurrent: held.concurrent,
-            deferred: None,
+            promise: None,
             is_unsecured: false,
         })
     }
@@ -531,8 +564,11 @@ impl Billing {
         now: Timestamp,
     ) -> Option<Reserved> {
         let mut held = None;
-        let deferred = self.store().defer(&who.account, |account| {
+        let promise = self.store().promise(&who.account, |account, others| {
             let given = Context { plan: self.plan(account).ok()?, now };
+            if others > 0 && !ledger::has_room(account, others.saturating_add(1), given.plan) {
+                return None;
+            }
             let hold = (new, self.shared.holds.mint());
             let Ok(Answer::Change(change)) = ledger::hold(account, &who.key, hold, gateway, None, given)
             else {
@@ -542,7 +578,7 @@ impl Billing {
             Some(change)
         })?;
         let (session, concurrent) = held?;
-        Some(Reserved { session, concurrent, deferred: Some(deferred), is_unsecured: false })
+        Some(Reserved { session, concurrent, promise: Some(promise), is_unsecured: false })
     }
 
     /// Makes sure that a reserved session is held. A repeat is free.
@@ -551,14 +587,10 @@ impl Billing {
     /// Those of [`Billing::hold`]: another process has changed the account since. Nothing is held then, and the session
     /// must end.
     pub async fn confirm(&self, reserved: &Reserved, now: Timestamp) -> Result<(), HoldError> {
-        let Some(deferred) = &reserved.deferred else { return Ok(()) };
-        if deferred.get().is_none() {
-            self.store().catch_up().await?;
-        }
-        match deferred.get() {
-            Some(Committed::Done) => return Ok(()),
-            Some(Committed::Conflict | Committed::Exists) => {}
-            None => return Err(StoreError::Busy.into()),
+        let Some(promise) = &reserved.promise else { return Ok(()) };
+        match self.store().redeem(promise).await? {
+            Committed::Done => return Ok(()),
+            Committed::Conflict | Committed::Exists => {}
         }
         Box::pin(self.restore(&reserved.session, now)).await
     }

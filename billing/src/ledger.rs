@@ -419,6 +419,14 @@ pub(crate) fn hold(
     }))
 }
 
+/// Whether an account may start so many sessions more.
+pub(crate) fn has_room(account: &Account, sessions: u32, plan: &Plan) -> bool {
+    let terms = terms(plan, account.kind);
+    let mut funds = account.funds();
+    let pays = |_| pay_session(funds, &terms).map(|(left, _)| funds = left).is_ok();
+    account.open.saturating_add(sessions) <= plan.concurrent_sessions && (0..sessions).all(pays)
+}
+
 /// Tells that a session was refused, unless that was told of the account a short while ago. No money moves, so the
 /// log has no entry of it.
 pub(crate) fn tell_refused(

@@ -32,10 +32,11 @@ mod redis;
 #[cfg(test)]
 pub(crate) mod memory;
 
-pub(crate) use embedded::{Deferred, Embedded, Noted};
-use lanes::Lanes;
+pub(crate) use embedded::Noted;
+use embedded::{Deferred, Embedded};
 #[cfg(test)]
 pub(crate) use lanes::LinkError;
+use lanes::{Lanes, Sent};
 use redis::Redis;
 pub use redis::RedisUrl;
 #[cfg(feature = "measure")]
@@ -170,6 +171,39 @@ pub(crate) enum Committed {
     Exists,
 }
 
+/// A commit that is decided, and whose answer is still to come.
+#[derive(Clone, Debug)]
+pub(crate) enum Promise {
+    /// It is noted where a kill does not reach it, and put off.
+    Noted(Deferred),
+    /// It is on its way.
+    Sent(Arc<Sent>),
+}
+
+impl Promise {
+    /// Whether it is known to be committed.
+    pub(crate) fn is_kept(&self) -> bool {
+        match self {
+            Promise::Noted(deferred) => deferred.get() == Some(&Committed::Done),
+            Promise::Sent(sent) => sent.is_done(),
+        }
+    }
+
+    /// Somebody waits for it.
+    pub(crate) fn hurry(&self) {
+        if let Promise::Sent(sent) = self {
+            sent.hurry();
+        }
+    }
+
+    /// Waits until it is known what became of one that is on its way, and does not hurry it.
+    pub(crate) async fn arrived(&self) {
+        if let Promise::Sent(sent) = self {
+            let _ = sent.landed().await;
+        }
+    }
+}
+
 /// The stores there are.
 #[expect(clippy::large_enum_variant, reason = "a process has one")]
 #[derive(Debug)]
@@ -205,7 +239,7 @@ impl Store {
     /// A server in memory, at the other end of a line.
     #[cfg(test)]
     pub(crate) fn over(line: memory::Line) -> Store {
-        Store::Memory(Lanes::new(line))
+        Store::Memory(Lanes::hasty(line))
     }
 
     /// The embedded one, if it is that. All others are a round trip away.
@@ -234,14 +268,36 @@ impl Store {
         ask!(self, store => store.load(id))
     }
 
-    /// Decides on an account as it is known, and puts the commit off until the next command of any kind, where the store
-    /// can tell that nobody else changes the account meanwhile. `None`: ask in the ordinary way.
-    pub(crate) fn defer(
+    /// Decides on an account as it is known, so that the caller can go on before the commit: where the store can tell that
+    /// nobody else changes the account meanwhile, or `decide` says that there is room for as many sessions as it is given,
+    /// which others may have started. `None`: ask in the ordinary way.
+    pub(crate) fn promise(
         &self,
         id: &AccountId,
-        decide: impl FnOnce(&Account) -> Option<Arc<Change>>,
-    ) -> Option<Deferred> {
-        self.embedded()?.defer(id, decide)
+        decide: impl FnOnce(&Account, u32) -> Option<Arc<Change>>,
+    ) -> Option<Promise> {
+        match self {
+            Store::Embedded(store) => store.defer(id, |account| decide(account, 0)).map(Promise::Noted),
+            Store::Redis(store) => store.send(id, decide).map(Promise::Sent),
+            #[cfg(test)]
+            Store::Memory(store) => store.send(id, decide).map(Promise::Sent),
+        }
+    }
+
+    /// What became of it.
+    pub(crate) async fn redeem(&self, promise: &Promise) -> Result<Committed, StoreError> {
+        match promise {
+            Promise::Noted(deferred) => {
+                if deferred.get().is_none() {
+                    self.catch_up().await?;
+                }
+                deferred.get().copied().ok_or(StoreError::Busy)
+            }
+            Promise::Sent(sent) => {
+                sent.hurry();
+                Ok(sent.landed().await?)
+            }
+        }
     }
 
     /// Sessions that an earlier process may have held without a commit.
@@ -257,7 +313,7 @@ impl Store {
     }
 
     /// Commits what was put off.
-    pub(crate) async fn catch_up(&self) -> Result<(), StoreError> {
+    async fn catch_up(&self) -> Result<(), StoreError> {
         match self.embedded() {
             Some(store) => store.catch_up().await,
             None => Ok(()),

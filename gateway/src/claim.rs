@@ -58,6 +58,7 @@ async fn wait(gateway: Arc<Gateway>, held: Reserved, share: Share) -> Result<(Le
         if let Err(error) = gateway.billing.confirm(&held, gateway.clock.now()).await {
             return drop(reply.send(Err(Unmet::NotHeld(error))));
         }
+        let held = held.confirmed();
         let waits = gateway.sessions.wait(&held.session.account, &held.session.id);
         let deadline = Instant::now() + gateway.start_timeout;
         let claimed = tokio::select! {

@@ -23,9 +23,9 @@ impl From<Refusal> for NotHeld {
     }
 }
 
-/// Sets the price of a session aside. Its client gets nothing before
-/// [`Billing::confirm`](billing::Billing::confirm) has said that it is so. From here on every
-/// way out passes through [`settle`](crate::settle).
+/// Sets the price of a session aside, or sends for it; then its client gets nothing before
+/// [`Billing::confirm`](billing::Billing::confirm) has said that it is so. From here on every way out passes through
+/// [`settle`](crate::settle).
 ///
 /// # Errors
 ///
@@ -42,7 +42,13 @@ pub async fn hold(
         return on_credit.ok_or(Refusal::LedgerAway.into());
     }
     let reserved = gateway.billing.reserve(who, new, &gateway.id, gateway.clock.now()).await;
-    reserved.inspect(|reserved| gateway.unsecured.note(reserved)).map_err(|error| {
+    let note = |reserved: &Reserved| {
+        // One that is on its way may be refused yet.
+        if !reserved.is_on_its_way() {
+            gateway.unsecured.note(reserved);
+        }
+    };
+    reserved.inspect(note).map_err(|error| {
         if let HoldError::Store(error) = &error {
             gateway.outage.note(error);
         }
@@ -50,16 +56,29 @@ pub async fn hold(
     })
 }
 
-/// Makes sure, after the 101, that it is set aside. A repeat is free.
+/// Makes sure, after the 101, that it is set aside. Where it is not, the session is told to end. A repeat is free.
 ///
 /// # Errors
 ///
 /// How its client is told.
 pub async fn confirm_begun(gateway: &Gateway, live: &Live) -> Result<(), Close> {
-    match &live.reserved {
-        Some(reserved) => confirm_late(gateway, reserved).await,
-        None => Ok(()),
-    }
+    let Some(reserved) = &live.reserved else { return Ok(()) };
+    live.confirmed(async {
+        match ask(gateway, reserved).await {
+            Ok(()) => {
+                if reserved.is_on_its_way() {
+                    gateway.unsecured.note(reserved);
+                }
+                Ok(())
+            }
+            Err(error) => {
+                let code = code_of(&error);
+                metrics::counter!("ufb_gateway_late_refusals_total", "code" => code).increment(1);
+                Err(close_of(&error))
+            }
+        }
+    })
+    .await
 }
 
 /// The same for one that is not among the live ones yet.
@@ -68,13 +87,28 @@ pub async fn confirm_begun(gateway: &Gateway, live: &Live) -> Result<(), Close> 
 ///
 /// The same.
 pub async fn confirm_late(gateway: &Gateway, reserved: &Reserved) -> Result<(), Close> {
-    gateway.billing.confirm(reserved, gateway.clock.now()).await.map_err(|error| close_of(&error))
+    ask(gateway, reserved).await.map_err(|error| close_of(&error))
+}
+
+async fn ask(gateway: &Gateway, reserved: &Reserved) -> Result<(), HoldError> {
+    let asked = gateway.billing.confirm(reserved, gateway.clock.now()).await;
+    asked.inspect_err(|error| {
+        let Session { id, account, .. } = &reserved.session;
+        tracing::warn!(%error, session = %id, %account, "a session could not be held after all");
+        if let HoldError::Store(error) = error {
+            gateway.outage.note(error);
+        }
+    })
 }
 
 /// Whether a session that was served is in the ledger, or cannot be ruled out to be: the store fails. It is settled then as
 /// well, which holds it first where that is found to be missing.
 pub async fn may_be_held(gateway: &Gateway, live: &Live) -> bool {
     let Some(reserved) = &live.reserved else { return true };
+    if reserved.is_on_its_way() {
+        // Nobody was served before it was there.
+        return confirm_begun(gateway, live).await.is_ok();
+    }
     let confirmed = gateway.billing.confirm(reserved, gateway.clock.now()).await;
     matches!(confirmed, Ok(()) | Err(HoldError::Store(_)))
 }
@@ -95,7 +129,7 @@ pub fn close_of(error: &HoldError) -> Close {
 /// How it is refused.
 pub(crate) fn not_held(error: HoldError, site: &Site<'_>) -> NotHeld {
     match error {
-        HoldError::Refused(denied) => refusal(denied, site).into(),
+        HoldError::Refused(denied) => refusal(denied, site.top_up_url()).into(),
         HoldError::Exists(session) => NotHeld::Exists(session),
         HoldError::ExistsDifferent(session) => NotHeld::ExistsDifferent(session),
         HoldError::Store(error) => {
@@ -105,8 +139,16 @@ pub(crate) fn not_held(error: HoldError, site: &Site<'_>) -> NotHeld {
     }
 }
 
-fn refusal(denied: Denied, site: &Site<'_>) -> Refusal {
-    let top_up_url = site.top_up_url();
+/// The code that it would have been refused with before its 101.
+fn code_of(error: &HoldError) -> &'static str {
+    let refusal = match error {
+        HoldError::Refused(denied) => refusal(denied.clone(), String::new()),
+        HoldError::Exists(_) | HoldError::ExistsDifferent(_) | HoldError::Store(_) => Refusal::LedgerAway,
+    };
+    refusal.code()
+}
+
+fn refusal(denied: Denied, top_up_url: String) -> Refusal {
     match denied {
         Denied::KeyRevoked => Refusal::BadCredential,
         Denied::Suspended => Refusal::Suspended,

@@ -242,7 +242,7 @@ async fn confirm_detached(gateway: &Arc<Gateway>, started: Started) -> Result<St
     tokio::spawn(async move {
         let confirmed = gateway.billing.confirm(&started.held, gateway.clock.now()).await;
         let unsent = match confirmed {
-            Ok(()) => reply.send(Ok(started)),
+            Ok(()) => reply.send(Ok(Started { held: started.held.confirmed(), ..started })),
             Err(error) => {
                 started.estate.lease.release();
                 reply.send(Err(error))
@@ -419,15 +419,22 @@ async fn finish(
 
 /// What a session's beginning sets off on other threads. All of it would compete with the browser's first reply, and
 /// none of it is missed for a few milliseconds.
+///
+/// A hold that is on its way is waited for first: its client waits for that, too.
 async fn follow_up(gateway: Arc<Gateway>, live: Arc<Live>) {
+    if let Some(reserved) = live.reserved.as_ref().filter(|_| !live.is_served()) {
+        reserved.arrived().await;
+        // Told to the session itself.
+        let _ = confirm_begun(&gateway, &live).await;
+    }
     sleep(HEAD_START).await;
     gateway.pool.refill();
     if !gateway.sessions.contains(live.name()) {
         // Over already, and its beginning noted with its end.
         return;
     }
-    if let Err(close) = confirm_begun(&gateway, &live).await {
-        return live.end(close);
+    if confirm_begun(&gateway, &live).await.is_err() {
+        return;
     }
     gateway.meter.begin(&live);
     info!(session = %live.id, account = %live.account, "a session began");

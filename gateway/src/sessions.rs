@@ -16,7 +16,7 @@ use dashmap::{DashMap, Entry};
 use futures_util::task::AtomicWaker;
 use pool::{Lease, Upstream};
 use serde::Serialize;
-use tokio::sync::{Notify, OwnedSemaphorePermit, watch};
+use tokio::sync::{Notify, OnceCell, OwnedSemaphorePermit, watch};
 use tokio::time::Instant;
 
 use crate::limits::Watched;
@@ -39,6 +39,8 @@ pub struct Live {
     pub terms: Terms,
     /// What is known of that hold, which may have to be confirmed still.
     pub reserved: Option<Reserved>,
+    /// What came of that; if it is not held, how its client is told.
+    confirmed: OnceCell<Result<(), Close>>,
     /// When its 101 was sent, or when it was created without a socket: minutes count from here, by a clock that nobody sets.
     pub begun: Instant,
     /// The same moment for the record.
@@ -172,6 +174,7 @@ impl Live {
             hold,
             terms,
             reserved: None,
+            confirmed: OnceCell::new(),
             begun: Instant::now(),
             begun_at,
             max_duration,
@@ -203,10 +206,48 @@ impl Live {
     /// The same, for a reason that may leave the customer uncharged.
     pub(crate) fn end_as(&self, reason: Reason) {
         let _ = self.end.set(reason);
+        self.wake();
+    }
+
+    fn wake(&self) {
         self.first.waker.wake();
         for line in &self.members().lines {
             line.waker.wake();
         }
+    }
+
+    /// Whether its clients may have what its browser says. Until then the hold is on its way, and all of its sockets' tasks
+    /// are woken when it has arrived.
+    #[must_use]
+    pub(crate) fn is_served(&self) -> bool {
+        let is_held = || matches!(self.confirmed.get(), Some(Ok(())));
+        self.reserved.as_ref().is_none_or(|reserved| !reserved.is_on_its_way() || is_held())
+    }
+
+    /// Somebody waits for its hold.
+    pub(crate) fn hurry(&self) {
+        if let Some(reserved) = &self.reserved {
+            reserved.hurry();
+        }
+    }
+
+    /// Notes what `confirm` says of its hold, which is asked once: who hears that there is none and who would be granted it
+    /// a moment later were to go different ways.
+    pub(crate) async fn confirmed(
+        &self,
+        confirm: impl Future<Output = Result<(), Close>>,
+    ) -> Result<(), Close> {
+        if let Some(confirmed) = self.confirmed.get() {
+            return *confirmed;
+        }
+        let waited_for = !self.is_served();
+        let confirmed = *self.confirmed.get_or_init(|| confirm).await;
+        match confirmed {
+            Ok(()) if waited_for => self.wake(),
+            Ok(()) => {}
+            Err(close) => self.end(close),
+        }
+        confirmed
     }
 
     /// Why it ends, once somebody has said so.
@@ -303,7 +344,14 @@ impl Live {
 
     /// Whether it has to be held before anything else can be noted of it.
     pub(crate) fn may_lack_hold(&self) -> bool {
-        self.reserved.as_ref().is_some_and(|reserved| !reserved.is_held())
+        self.lacking().is_some()
+    }
+
+    /// What is reserved, unless it is known to be held.
+    fn lacking(&self) -> Option<&Reserved> {
+        let is_known =
+            |reserved: &Reserved| reserved.is_held() || (reserved.is_on_its_way() && self.is_served());
+        self.reserved.as_ref().filter(|reserved| !is_known(reserved))
     }
 
     /// That minute starts, whether or not it is set aside.

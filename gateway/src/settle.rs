@@ -288,7 +288,8 @@ async fn find_missing(gateway: &Gateway, live: Vec<Arc<Live>>, open: &[Session])
 ///
 /// The store's; nothing was done then.
 pub async fn recheck(gateway: &Gateway, live: &Live) -> Result<bool, StoreError> {
-    if live.is_ending() {
+    // One whose hold is on its way is told by that what becomes of it.
+    if live.is_ending() || !live.is_served() {
         return Ok(true);
     }
     match gateway.billing.session(&live.account, &live.id).await? {

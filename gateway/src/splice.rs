@@ -30,6 +30,8 @@ mod tests;
 const BUFFER: usize = 128 * 1024;
 /// How long the rest of a frame may take, and the browser's answer to a close frame, before the connection is given up.
 const GRACE: Duration = Duration::from_secs(2);
+/// What a session's clients may have said before its hold has arrived: any client's first commands, and no work to speak of.
+const UNPAID: u64 = 64 * 1024;
 /// How long a client that was sent a close frame may take to hang up.
 const LINGER: Duration = Duration::from_secs(1);
 
@@ -117,6 +119,7 @@ pub fn splice<'a, C: Client>(
     line: &'a Line,
 ) -> impl Future<Output = Ended> + Send + 'a {
     let mut relay = Relay {
+        is_served: live.is_served(),
         up: Flow::new(Sender::Client, &live.up_bytes, line),
         down: Flow::new(Sender::Browser, &live.down_bytes, line),
         told: None,
@@ -198,6 +201,9 @@ async fn discard<C: Client>(client: &mut C) -> io::Result<()> {
 struct Relay<'a> {
     up: Flow<'a>,
     down: Flow<'a>,
+    /// Whether the browser is listened to. What its client says reaches it before the session's hold has arrived, so that
+    /// it has begun by then; what it answers waits where it is.
+    is_served: bool,
     /// Set once: from then on only the rest of the browser's current frame is passed.
     told: Option<Close>,
     /// Runs once the end is near.
@@ -237,7 +243,14 @@ impl Relay<'_> {
                 if line.take_ping() {
                     self.down.put_ping();
                 }
-                self.poll_open(client, browser, cx)
+                // Whoever makes it so wakes this task.
+                self.is_served = self.is_served || live.is_served();
+                let polled = self.poll_open(client, browser, cx);
+                // The browser has something to do, and its answer waits for the hold.
+                if !self.is_served && live.passed().0 > 0 {
+                    live.hurry();
+                }
+                polled
             }
             Some(close) => self.poll_told(close, client, browser, cx),
         }
@@ -250,12 +263,14 @@ impl Relay<'_> {
         cx: &mut Context<'_>,
     ) -> Poll<Cause> {
         // A browser that takes nothing more may still have said something: its own end is what counts.
-        match self.up.poll(client, browser, usize::MAX, cx) {
+        let most = if self.is_served { u64::MAX } else { UNPAID };
+        match self.up.poll(client, browser, most, cx) {
             Poll::Ready(Stop::ReaderEnded) => return Poll::Ready(self.client_left()),
             Poll::Ready(Stop::Violation(violation)) => return Poll::Ready(Cause::ClientFault(violation)),
             Poll::Ready(Stop::WriterEnded) | Poll::Pending => {}
         }
-        match self.down.poll(browser, client, usize::MAX, cx) {
+        let down = if self.is_served { self.down.poll(browser, client, u64::MAX, cx) } else { Poll::Pending };
+        match down {
             Poll::Ready(Stop::ReaderEnded) if self.up.tracker.close_seen() => {
                 return Poll::Ready(Cause::ClientClosed);
             }
@@ -358,18 +373,23 @@ impl<'a> Flow<'a> {
         Ok(())
     }
 
-    /// Passes what there is until there is nothing more, or one side ends.
+    /// Passes what there is until there is nothing more, one side ends, or the session has passed `most` this way.
     fn poll(
         &mut self,
         reader: &mut (impl AsyncRead + Unpin),
         writer: &mut (impl AsyncWrite + Unpin),
-        most: usize,
+        most: u64,
         cx: &mut Context<'_>,
     ) -> Poll<Stop> {
         if self.writer_ended {
             return Poll::Pending;
         }
         loop {
+            let most = most.saturating_sub(self.bytes.load(Ordering::Relaxed));
+            let most = usize::try_from(most).unwrap_or(usize::MAX);
+            if most == 0 {
+                return Poll::Pending;
+            }
             if let Err(stop) = ready!(self.poll_once(reader, writer, most, cx)) {
                 self.writer_ended = matches!(stop, Stop::WriterEnded);
                 return Poll::Ready(stop);

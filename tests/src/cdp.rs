@@ -148,12 +148,25 @@ impl Cdp {
     ///
     /// What arrived is not a WebSocket's.
     pub async fn ending(&mut self) -> Result<Ending> {
+        self.end(|_| Ok(())).await
+    }
+
+    /// The same for a browser that has nothing to say before the end.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Cdp::ending`], or it said something.
+    pub async fn ending_without_a_word(&mut self) -> Result<Ending> {
+        self.end(|message| bail!("the browser said {message}")).await
+    }
+
+    async fn end(&mut self, heard: impl Fn(Message) -> Result<()>) -> Result<Ending> {
         while let Some(message) = self.socket.next().await {
             match message {
                 Ok(Message::Close(Some(frame))) => {
                     return Ok(Ending::Closed(frame.code.into(), frame.reason.to_string()));
                 }
-                Ok(_) => {}
+                Ok(message) => heard(message)?,
                 Err(Error::Io(_) | Error::Protocol(_)) => break,
                 Err(error) => return Err(error.into()),
             }

@@ -93,7 +93,9 @@ impl Hold {
 /// As a gateway does it.
 pub(super) async fn hold(billing: &Billing, who: &Principal, gateway: &GatewayId) -> Result<Session> {
     let new = NewSession::fresh(SessionRequest::default());
-    Ok(billing.reserve(who, new, gateway, now()).await?.session)
+    let reserved = billing.reserve(who, new, gateway, now()).await?;
+    billing.confirm(&reserved, now()).await?;
+    Ok(reserved.session)
 }
 
 pub(super) async fn customer(billing: &Billing) -> Result<Principal> {

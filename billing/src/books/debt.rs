@@ -131,7 +131,7 @@ impl Reserved {
         let whose = (&who.account, &who.key);
         let held = (new, HoldId::random());
         let session = Session::held(whose, held, gateway, (terms, Funding::default()), now);
-        new.is_fresh.then_some(Reserved { session, concurrent: 1, deferred: None, is_unsecured: true })
+        new.is_fresh.then_some(Reserved { session, concurrent: 1, promise: None, is_unsecured: true })
     }
 
     /// Whether nothing is set aside for it.

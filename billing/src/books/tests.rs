@@ -17,6 +17,7 @@ use crate::store::memory::{Line, Memory};
 use crate::store::redis_server::Server;
 use crate::sweep::Sweeper;
 
+mod ahead;
 mod deferred;
 mod group;
 mod history;
@@ -77,7 +78,7 @@ impl Billing {
 }
 
 fn reserved(session: &Session) -> Reserved {
-    Reserved { session: session.clone(), concurrent: 1, deferred: None, is_unsecured: false }
+    Reserved { session: session.clone(), concurrent: 1, promise: None, is_unsecured: false }
 }
 
 /// A store of one's own.

@@ -31,6 +31,8 @@ const AHEAD: Duration = Duration::from_secs(5);
 /// Dates that are so close to each other are one commit.
 const TOGETHER: Duration = Duration::from_secs(1);
 const RETRY: Duration = Duration::from_millis(500);
+/// Who would find a browser so soon finds one that is warm, where the gateway goes on ahead of the hold's commit.
+const WARM: u64 = 1_500;
 /// How soon a session that has no task is settled.
 const ADMISSION: Duration = Duration::from_secs(30);
 /// How often the store is asked for a sign of life: one that answers, and one that is away.
@@ -203,18 +205,29 @@ impl Gateway {
             return;
         }
         let seen = self.book().ask(&wish.who.account, &wish.session, &self.life.id);
-        let Some((held, credit)) = self.hold(seen, &wish).await else { return };
-        let claim = wish.claim.unwrap_or(2_000);
-        sleep(Duration::from_millis(claim)).await;
+        let Some(reserved) = self.reserve(seen, &wish).await else { return };
+        let is_warm = reserved.is_on_its_way() && wish.claim.is_some_and(|claim| claim < WARM);
+        if !is_warm {
+            // What has to wait for a browser is confirmed first.
+            if !self.confirm(seen, &reserved).await {
+                return;
+            }
+            sleep(Duration::from_millis(wish.claim.unwrap_or(2_000))).await;
+        }
         if wish.claim.is_none() {
-            match credit {
-                Some(_) => lock(&self.debts).release(&held.account, Micros::new(SESSION_PRICE)),
-                None => self.void(seen, &held).await,
+            match reserved.is_unsecured() {
+                true => lock(&self.debts).release(&reserved.session.account, Micros::new(SESSION_PRICE)),
+                false => self.void(seen, &reserved.session).await,
             }
             return;
         }
-        let name = name_of(held.name());
-        let told = self.begin(seen, held, credit);
+        let begun = (Instant::now(), self.now());
+        // It has its 101, and is told no more before its hold has arrived.
+        if is_warm && !self.confirm(seen, &reserved).await {
+            return;
+        }
+        let name = name_of(reserved.session.name());
+        let told = self.begin(seen, &reserved, begun);
         let _ = timeout(Duration::from_millis(wish.lasts), told.notified()).await;
         let run = {
             let mut running = lock(&self.running);
@@ -230,42 +243,66 @@ impl Gateway {
         lock(&self.running).remove(&name);
     }
 
-    async fn hold(&self, seen: usize, wish: &Wish) -> Option<(Session, Option<Credit>)> {
+    async fn reserve(&self, seen: usize, wish: &Wish) -> Option<Reserved> {
         let new = NewSession {
             id: wish.session.clone(),
             request: SessionRequest::default(),
             is_fresh: wish.is_fresh,
         };
         if self.is_away() {
-            let held = self.hold_on_credit(wish, &new);
+            let reserved = self.reserve_on_credit(wish, &new);
             self.see(seen, |seen| seen.hold = Hold::Nothing);
-            return held;
+            return reserved;
         }
-        let holding = self.billing.hold(&wish.who, new, &self.life.id, self.now());
-        let held = match wish.leaves {
+        let reserving = self.billing.reserve(&wish.who, new, &self.life.id, self.now());
+        let reserved = match wish.leaves {
             // Its client leaves, and nobody is there to be answered.
-            Some(leaves) => timeout(Duration::from_millis(leaves), holding).await.ok()?,
-            None => holding.await,
+            Some(leaves) => timeout(Duration::from_millis(leaves), reserving).await.ok()?,
+            None => reserving.await,
         };
-        let (hold, session) = match held {
-            Ok(held) => {
-                lock(&self.known).insert(wish.who.account.clone(), held.plan_terms);
-                (Hold::Held(held.session.hold), Some((held.session, None)))
-            }
-            Err(HoldError::Refused(_)) => (Hold::Nothing, None),
-            Err(HoldError::Store(error)) => {
-                self.note_failure(&error);
-                let is_certain = matches!(error, StoreError::Away(_) | StoreError::Busy);
-                (if is_certain { Hold::Nothing } else { Hold::Unknown }, None)
-            }
-            Err(HoldError::Exists(_) | HoldError::ExistsDifferent(_)) => (Hold::Unknown, None),
-        };
-        self.life.note(|| format!("{} {}: {hold:?}", wish.who.account, wish.session));
-        self.see(seen, |seen| seen.hold = hold);
-        session
+        reserved.map_err(|error| self.see_not_held(seen, &error)).ok()
     }
 
-    fn hold_on_credit(&self, wish: &Wish, new: &NewSession) -> Option<(Session, Option<Credit>)> {
+    /// Whether it is held, or on credit.
+    async fn confirm(&self, seen: usize, reserved: &Reserved) -> bool {
+        if reserved.is_unsecured() {
+            return true;
+        }
+        let confirmed = self.billing.confirm(reserved, self.now()).await;
+        match &confirmed {
+            Ok(()) => {
+                let Session { account, hold, terms, .. } = &reserved.session;
+                lock(&self.known).insert(account.clone(), *terms);
+                self.see_hold(seen, Hold::Held(*hold));
+            }
+            Err(error) => self.see_not_held(seen, error),
+        }
+        confirmed.is_ok()
+    }
+
+    fn see_not_held(&self, seen: usize, error: &HoldError) {
+        if let HoldError::Store(error) = error {
+            self.note_failure(error);
+        }
+        self.see_hold(
+            seen,
+            match error {
+                HoldError::Refused(_) | HoldError::Store(StoreError::Away(_) | StoreError::Busy) => {
+                    Hold::Nothing
+                }
+                HoldError::Exists(_) | HoldError::ExistsDifferent(_) | HoldError::Store(_) => Hold::Unknown,
+            },
+        );
+    }
+
+    fn see_hold(&self, seen: usize, hold: Hold) {
+        self.see(seen, |seen| {
+            self.life.note(|| format!("{} {}: {hold:?}", seen.account, seen.session));
+            seen.hold = hold;
+        });
+    }
+
+    fn reserve_on_credit(&self, wish: &Wish, new: &NewSession) -> Option<Reserved> {
         let terms = *lock(&self.known).get(&wish.who.account)?;
         let mut reserved = Reserved::unsecured(&wish.who, new, terms, &self.life.id, self.now())?;
         // The same in each run of a seed.
@@ -274,13 +311,18 @@ impl Gateway {
             return None;
         }
         self.life.note(|| format!("{} {} on credit", wish.who.account, wish.session));
-        let credit = Credit::of(&reserved);
-        Some((reserved.session, credit))
+        Some(reserved)
     }
 
-    /// Its 101 is out. Gives what tells it to end.
-    fn begin(self: &Arc<Self>, seen: usize, held: Session, credit: Option<Credit>) -> Arc<Notify> {
-        let (begun, begun_at) = (Instant::now(), self.now());
+    /// Its 101 was out at that moment. Gives what tells it to end.
+    fn begin(
+        self: &Arc<Self>,
+        seen: usize,
+        reserved: &Reserved,
+        (begun, begun_at): (Instant, Timestamp),
+    ) -> Arc<Notify> {
+        let held = reserved.session.clone();
+        let credit = Credit::of(reserved).filter(|_| reserved.is_unsecured());
         let told = Arc::new(Notify::new());
         let name = name_of(held.name());
         let run = Running {

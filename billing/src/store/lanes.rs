@@ -22,8 +22,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use dashmap::DashMap;
-use tokio::sync::oneshot;
-use tokio::time::{Instant, sleep};
+use tokio::sync::{Notify, SetOnce, oneshot};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::{Committed, LIST_MAX, StoreError, remember};
 use crate::account::Account;
@@ -43,6 +43,22 @@ const PATIENCE: Duration = Duration::from_secs(3);
 
 /// From one sending to the next.
 const PAUSE: Duration = Duration::from_millis(50);
+
+/// A hold may be answered before its commit has landed where it would still be granted after so many more were started
+/// by others in each second since the account was seen last, the first one begun: four other gateways that do this with
+/// [`AHEAD`] sessions each at the same moment.
+const OTHERS: u64 = 16;
+
+/// Commands of an account that may wait for a commit before holds are not answered ahead of it any more. What others
+/// start in a burst is as large as what is started here; so few of it are refused late, whatever comes.
+const AHEAD: usize = 4;
+
+/// What was seen of an account longer ago is no ground to answer by: it may have been suspended since.
+const SEEN_LATELY: Duration = Duration::from_secs(30);
+
+/// So long a commit is put off that nobody waits for. Writing it down and telling the server takes as long as a client takes
+/// to say its first word, which is to be passed on before that.
+const LEISURE: Duration = Duration::from_millis(1);
 
 /// Accounts that have a lane, and keys that are remembered. Beyond it those that nobody waits on are forgotten, and
 /// come back when they are asked for.
@@ -254,12 +270,39 @@ impl From<LinkError> for StoreError {
     }
 }
 
+/// A commit that is taken there whoever waits for it.
+#[derive(Debug, Default)]
+pub(crate) struct Sent {
+    landed: SetOnce<Result<Committed, LinkError>>,
+    hurry: Notify,
+}
+
+impl Sent {
+    /// Somebody waits: it sets off now.
+    pub(super) fn hurry(&self) {
+        if self.landed.get().is_none() {
+            self.hurry.notify_one();
+        }
+    }
+
+    pub(super) fn is_done(&self) -> bool {
+        matches!(self.landed.get(), Some(Ok(Committed::Done)))
+    }
+
+    /// What became of it.
+    pub(super) async fn landed(&self) -> Result<Committed, LinkError> {
+        self.landed.wait().await.clone()
+    }
+}
+
 #[derive(Debug)]
 pub(crate) struct Lanes<L: Link> {
     link: Arc<L>,
     lanes: DashMap<AccountId, Arc<Lane<L>>>,
     keys: DashMap<Digest, Principal>,
     names: Arc<Names>,
+    /// [`OTHERS`], unless a test wants to see what comes of less.
+    others: u64,
 }
 
 /// Names batches: those of this process are numbered, behind a word that no other process has.
@@ -285,6 +328,8 @@ struct Lane<L: Link> {
 struct State<L: Link> {
     /// The account as the last answer left it.
     stored: Option<Arc<Account>>,
+    /// When that was.
+    seen: Option<Instant>,
     /// As it will be when what is under way has landed.
     aloft: Option<Arc<Account>>,
     /// As it will be when those who wait have landed, too. `None`: not known.
@@ -295,6 +340,8 @@ struct State<L: Link> {
     commands: HashSet<CommandId>,
     /// Whether a commit is under way.
     flying: bool,
+    /// It, where it may not have set off yet.
+    leisurely: Option<Arc<Sent>>,
     waiting: Vec<Passenger<L>>,
 }
 
@@ -324,7 +371,13 @@ impl<L: Link> Lanes<L> {
     pub(super) fn new(link: L) -> Self {
         let process = format!("{:016x}", u64::from_ne_bytes(key::random()));
         let names = Arc::new(Names { process, given: AtomicU64::new(0) });
-        Lanes { link: Arc::new(link), lanes: DashMap::new(), keys: DashMap::new(), names }
+        Lanes { link: Arc::new(link), lanes: DashMap::new(), keys: DashMap::new(), names, others: OTHERS }
+    }
+
+    /// One that answers ahead of its commits also where there is no room for others.
+    #[cfg(test)]
+    pub(super) fn hasty(link: L) -> Self {
+        Lanes { others: 0, ..Lanes::new(link) }
     }
 
     /// For what concerns no account's lane.
@@ -374,6 +427,36 @@ impl<L: Link> Lanes<L> {
             Some(boarded) => Ok(land(boarded).await?),
             None => Ok(Committed::Conflict),
         }
+    }
+
+    /// Decides on an account as it is known, having seen it lately, and has the commit taken there by a task of its own.
+    /// `decide` is given how many sessions others may have started since, for which there has to be room.
+    ///
+    /// `None`: there is too little known of the account, or the decision was no. The caller has to ask in the ordinary way.
+    pub(super) fn send(
+        &self,
+        id: &AccountId,
+        decide: impl FnOnce(&Account, u32) -> Option<Arc<Change>>,
+    ) -> Option<Arc<Sent>> {
+        let lane = Arc::clone(&*self.lanes.get(id)?);
+        let (tip, others) = lane.lock().known(self.others)?;
+        let change = decide(&tip, others)?;
+        // Where somebody has come first since, there is more to be asked.
+        let boarded = lane.board(self, id, (Some(&tip), Some(&change)))?;
+        let sent = Arc::<Sent>::default();
+        let outcome = Outcome(Arc::clone(&sent));
+        let sets_off = boarded.0.is_some();
+        if sets_off {
+            lane.lock().leisurely = Some(Arc::clone(&sent));
+        }
+        tokio::spawn(async move {
+            if sets_off {
+                let _ = timeout(LEISURE, outcome.0.hurry.notified()).await;
+            }
+            let landed = land(boarded).await;
+            outcome.tell(landed);
+        });
+        Some(sent)
     }
 
     pub(super) async fn confirm(&self, account: &Arc<Account>) -> Result<bool, StoreError> {
@@ -619,6 +702,22 @@ async fn land<L: Link>((mut flight, mut news): Boarded<L>) -> Result<Committed, 
     }
 }
 
+/// Is told for certain: also where the task that was to do so ends with its runtime.
+struct Outcome(Arc<Sent>);
+
+impl Outcome {
+    fn tell(&self, landed: Result<Committed, LinkError>) {
+        // The first word counts.
+        let _ = self.0.landed.set(landed);
+    }
+}
+
+impl Drop for Outcome {
+    fn drop(&mut self) {
+        self.tell(Err(LinkError::Unanswered(Arc::new(Dropped))));
+    }
+}
+
 /// All who waited for a commit gave up.
 #[derive(Debug, thiserror::Error)]
 #[error("the command was given up")]
@@ -628,11 +727,13 @@ impl<L: Link> Default for Lane<L> {
     fn default() -> Self {
         let state = State {
             stored: None,
+            seen: None,
             aloft: None,
             tip: None,
             sessions: HashMap::new(),
             commands: HashSet::new(),
             flying: false,
+            leisurely: None,
             waiting: Vec::new(),
         };
         Lane { state: Mutex::new(state) }
@@ -666,6 +767,9 @@ impl<L: Link> Lane<L> {
         let landed = if is_taken { Committed::Exists } else { Committed::Done };
         state.waiting.push(Passenger { change: change.cloned(), landed, answer });
         if state.flying {
+            if let Some(leisurely) = state.leisurely.take() {
+                leisurely.hurry();
+            }
             return Some((None, news));
         }
         let (batch, passengers) = state.depart(&lanes.names, id);
@@ -679,11 +783,23 @@ impl<L: Link> State<L> {
         self.flying || !self.waiting.is_empty()
     }
 
+    /// The tip, and how many sessions others may have started since the account was seen. `None`: that is too long ago, or
+    /// too many wait.
+    fn known(&self, others: u64) -> Option<(Arc<Account>, u32)> {
+        let since = self.seen?.elapsed();
+        if since > SEEN_LATELY || self.waiting.len() >= AHEAD {
+            return None;
+        }
+        let others = u32::try_from(others * (since.as_secs() + 1)).ok()?;
+        Some((Arc::clone(self.tip.as_ref()?), others))
+    }
+
     /// Takes in what was read, and gives it as the lane has it. Not while something is under way: its answer tells more.
     fn learn(&mut self, account: Arc<Account>) -> Arc<Account> {
         let is_same = |tip: &&Arc<Account>| stamp_of(Some(tip)) == stamp_of(Some(&account));
         let known = self.tip.as_ref().filter(|tip| !self.is_busy() && is_same(tip));
         if let Some(known) = known {
+            self.seen = Some(Instant::now());
             return Arc::clone(known);
         }
         if !self.is_busy() && self.tip.as_ref().is_none_or(|tip| tip.version < account.version) {
@@ -696,6 +812,7 @@ impl<L: Link> State<L> {
         self.sessions.clear();
         self.commands.clear();
         self.tip.clone_from(&stored);
+        self.seen = stored.is_some().then(Instant::now);
         self.stored = stored;
     }
 
@@ -732,9 +849,11 @@ impl<L: Link> State<L> {
     /// Takes in what became of a batch, and tells its passengers.
     fn arrive(&mut self, batch: &Batch, passengers: Vec<Passenger<L>>, outcome: Result<Reply, LinkError>) {
         self.flying = false;
+        self.leisurely = None;
         match outcome {
             Ok(Reply::Done) => {
                 self.stored = self.aloft.take();
+                self.seen = Some(Instant::now());
                 self.tidy();
                 answer_landed(passengers);
             }

@@ -12,6 +12,7 @@ use pool::Version;
 use serde_json::{Map, Value, json};
 
 use crate::authenticate::{Identity, identify};
+use crate::hold::confirm_begun;
 use crate::host::Site;
 use crate::join;
 use crate::query::Query;
@@ -126,7 +127,7 @@ async fn version(
 /// lower case, as no id of Chrome's is.
 async fn list(gateway: &Gateway, site: &Site<'_>, subject: &Subject) -> Result<Vec<Value>, Refusal> {
     let mut pages = match &subject.live {
-        Some(live) => pages(live).await?,
+        Some(live) => pages(gateway, live).await?,
         None => vec![json!({
             "description": "",
             "id": subject.claims.session.id.as_str(),
@@ -150,7 +151,9 @@ async fn list(gateway: &Gateway, site: &Site<'_>, subject: &Subject) -> Result<V
     Ok(pages)
 }
 
-async fn pages(live: &Live) -> Result<Vec<Value>, Refusal> {
+async fn pages(gateway: &Gateway, live: &Live) -> Result<Vec<Value>, Refusal> {
+    // Nothing of its browser is told before it is held.
+    confirm_begun(gateway, live).await.map_err(|_| Refusal::NoSession)?;
     let upstream = live.upstream().ok_or(Refusal::NoSession)?;
     upstream.pages().await.map_err(|error| {
         tracing::debug!(%error, session = %live.id, "a browser does not list its pages");

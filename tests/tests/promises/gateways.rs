@@ -3,7 +3,7 @@
 use anyhow::Result;
 use futures_util::future::join_all;
 use serde_json::{Value, json};
-use tests::{Customer, Gateway, Redis, Refusal, Request, StandIn, State, eventually};
+use tests::{Cdp, Customer, Gateway, Redis, Refusal, Request, StandIn, State, eventually};
 
 /// Micro-dollars.
 const PRICE: u64 = 10_000;
@@ -21,14 +21,11 @@ async fn four_hundred_starts_over_two_gateways_with_money_for_a_hundred() -> Res
 
     let start = async |number: usize| {
         let gateway = [&one, &other][number % 2];
-        (number % 2, gateway.connect(&customer).await)
+        (number % 2, start(gateway, &customer).await)
     };
     let answers = join_all((0..ASKED).map(start)).await;
     for (gateway, answer) in answers {
-        match answer {
-            Ok(session) => sessions[gateway].push(session),
-            Err(error) => assert_eq!(error.downcast::<Refusal>()?.code, "insufficient_balance"),
-        }
+        sessions[gateway].extend(answer?);
     }
     let [ones, others] = sessions;
     let all = ones.len() + others.len();
@@ -61,6 +58,24 @@ async fn four_hundred_starts_over_two_gateways_with_money_for_a_hundred() -> Res
     one.start_again().await?;
     assert_eq!(one.settled(&customer).await?.balance, 0);
     Ok(())
+}
+
+/// A session whose browser answers; none where the money is spent, which its client is told before its 101 or behind it.
+async fn start(gateway: &Gateway, customer: &Customer) -> Result<Option<Cdp>> {
+    let mut session = match gateway.connect(customer).await {
+        Ok(session) => session,
+        Err(refused) => {
+            assert_eq!(refused.downcast::<Refusal>()?.code, "insufficient_balance");
+            return Ok(None);
+        }
+    };
+    match session.call("Browser.getVersion", json!({})).await {
+        Ok(_) => Ok(Some(session)),
+        Err(closed) => {
+            assert!(closed.to_string().contains("4402"), "{closed}");
+            Ok(None)
+        }
+    }
 }
 
 /// The state of all that run, as a gateway knows it: one that does not serve a session knows it from the ledger.

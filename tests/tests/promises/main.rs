@@ -1,6 +1,7 @@
 //! What UFBrowsers promises its customers, one module each, tried from outside: the real program, real Chromium, real
 //! client libraries.
 
+mod ahead;
 mod alerts;
 mod away;
 mod backup;

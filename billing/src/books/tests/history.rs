@@ -540,9 +540,16 @@ impl Real {
                 if self.held.contains_key(&hold) {
                     return held(billing.hold(&self.who, new, &gateway, now).await);
                 }
-                // Nobody has held this id, so that the commit may be put off; the next step catches up with it.
+                // Nobody has held this id, so that the commit may be put off; the next step catches up with it. One that is
+                // on its way is waited for, since that may come from the other process.
                 let new = NewSession { is_fresh: true, ..new };
-                let reserved = billing.reserve(&self.who, new, &gateway, now).await;
+                let mut reserved = billing.reserve(&self.who, new, &gateway, now).await;
+                if let Ok(first) = &reserved
+                    && first.is_on_its_way()
+                    && let Err(refused) = billing.confirm(first, now).await
+                {
+                    reserved = Err(refused);
+                }
                 if let Ok(first) = &reserved {
                     self.held.insert(hold, first.session.clone());
                 }

@@ -1,0 +1,125 @@
+//! Holds that are answered while their commits are on their way.
+
+use super::*;
+use crate::plan::Catalogue;
+use crate::store::memory::Line;
+
+/// Micro-dollars.
+const PRICE: u64 = 10_000;
+/// What there has to be room for beside a session that is answered ahead, where the account was seen this second.
+const OTHERS: u64 = 16;
+
+async fn reserve(billing: &Billing, who: &Principal) -> Reserved {
+    let new = NewSession::fresh(SessionRequest::default());
+    billing.reserve(who, new, &gateway("gw"), START).await.unwrap()
+}
+
+/// Starts so many, and does not end them.
+async fn hold(billing: &Billing, who: &Principal, sessions: u64) {
+    for _ in 0..sessions {
+        billing.hold(who, SessionId::random(), &gateway("other"), START).await.unwrap();
+    }
+}
+
+/// One process on a server in memory, which has seen an account of a great plan.
+async fn in_memory() -> (Billing, Principal) {
+    let billing =
+        Billing::over(Line::to(&Arc::default()), Catalogue::default(), Limits::default(), HoldIds::new());
+    let new = NewCustomer { prepaid: Some(Micros::new(100 * PRICE)), ..customer("enterprise") };
+    let (_, secret) = billing.create_customer(new, Actor::Operator, START).await.unwrap();
+    let who = billing.authenticate(secret.expose()).await.unwrap().unwrap();
+    (billing, who)
+}
+
+#[tokio::test]
+async fn a_hold_is_answered_ahead_of_its_commit_and_confirmed_by_it() {
+    let bench = Bench::redis();
+    let customer = bench.prepaid(100 * PRICE).await;
+    let reserved = reserve(&bench.billing, &customer.who).await;
+    assert!(reserved.is_on_its_way());
+    assert_eq!((reserved.session.state, reserved.concurrent), (State::Held, 1));
+
+    bench.billing.confirm(&reserved, START).await.unwrap();
+    bench.billing.confirm(&reserved, START).await.unwrap();
+    let stored = bench.another().session(&customer.id, &reserved.session.id).await.unwrap();
+    assert_eq!(stored.as_ref(), Some(&reserved.session));
+    assert_eq!(balance(&bench.another(), &customer.id).await, 99 * PRICE);
+}
+
+#[tokio::test]
+async fn the_commit_comes_first_where_others_might_leave_no_room() {
+    let bench = Bench::redis();
+    for (sessions, is_ahead) in [(OTHERS, false), (OTHERS + 1, true)] {
+        let customer = bench.prepaid(sessions * PRICE).await;
+        let reserved = reserve(&bench.billing, &customer.who).await;
+        assert_eq!(reserved.is_on_its_way(), is_ahead, "{sessions} sessions are paid for");
+        let held = bench.another().session(&customer.id, &reserved.session.id).await.unwrap();
+        assert!(is_ahead || held.is_some());
+    }
+    // The plan allows 50 at a time.
+    for (open, is_ahead) in [(50 - OTHERS, false), (50 - OTHERS - 1, true)] {
+        let customer = bench.prepaid(100 * PRICE).await;
+        hold(&bench.billing, &customer.who, open).await;
+        let reserved = reserve(&bench.billing, &customer.who).await;
+        assert_eq!(reserved.is_on_its_way(), is_ahead, "{open} sessions run");
+    }
+}
+
+#[tokio::test]
+async fn what_others_did_in_between_is_decided_on() {
+    let bench = Bench::redis();
+    let customer = bench.prepaid(100 * PRICE).await;
+    hold(&bench.another(), &customer.who, 1).await;
+    let reserved = reserve(&bench.billing, &customer.who).await;
+    assert!(reserved.is_on_its_way());
+    bench.billing.confirm(&reserved, START).await.unwrap();
+    bench.billing.confirm(&reserved, START).await.unwrap();
+    assert_eq!(balance(&bench.another(), &customer.id).await, 98 * PRICE);
+    assert_eq!(bench.billing.verify(&customer.id).await.unwrap().open, 2);
+}
+
+#[tokio::test]
+async fn a_hold_that_is_refused_after_all_costs_nothing() {
+    let bench = Bench::redis();
+    let customer = bench.prepaid((OTHERS + 1) * PRICE).await;
+    hold(&bench.another(), &customer.who, OTHERS + 1).await;
+    let reserved = reserve(&bench.billing, &customer.who).await;
+    assert!(reserved.is_on_its_way());
+    let refused = bench.billing.confirm(&reserved, START).await;
+    assert!(matches!(refused, Err(HoldError::Refused(Refusal::Money { .. }))), "{refused:?}");
+    assert_eq!(bench.billing.session(&customer.id, &reserved.session.id).await.unwrap(), None);
+    assert_eq!(balance(&bench.billing, &customer.id).await, 0);
+
+    let customer = bench.prepaid(100 * PRICE).await;
+    bench.another().suspend(&customer.id, true, Actor::Operator, START).await.unwrap();
+    let reserved = reserve(&bench.billing, &customer.who).await;
+    assert!(reserved.is_on_its_way());
+    let refused = bench.billing.confirm(&reserved, START).await;
+    assert!(matches!(refused, Err(HoldError::Refused(Refusal::Suspended))), "{refused:?}");
+    assert_eq!(balance(&bench.billing, &customer.id).await, 100 * PRICE);
+}
+
+#[tokio::test]
+async fn few_are_answered_ahead_at_a_time() {
+    let (billing, who) = in_memory().await;
+    let mut reserved = Vec::new();
+    for _ in 0..6 {
+        reserved.push(reserve(&billing, &who).await);
+    }
+    // One is on its way, four wait for it, and the next one with them.
+    let ahead: Vec<_> = reserved.iter().map(Reserved::is_on_its_way).collect();
+    assert_eq!(ahead, [true, true, true, true, true, false]);
+    for reserved in &reserved {
+        billing.confirm(reserved, START).await.unwrap();
+    }
+    assert_eq!(balance(&billing, &who.account).await, 94 * PRICE);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_seen_long_ago_is_no_ground_to_answer_ahead() {
+    let (billing, who) = in_memory().await;
+    tokio::time::advance(Duration::from_secs(31)).await;
+    assert!(!reserve(&billing, &who).await.is_on_its_way());
+    tokio::time::advance(Duration::from_secs(29)).await;
+    assert!(reserve(&billing, &who).await.is_on_its_way());
+}
