@@ -1,7 +1,7 @@
 //! The store of a single machine: SQLite, in one file.
 //!
 //! The server and the command line may have the file open at once. Every commit is one immediate transaction
-//! that compares the account's version, so neither overwrites what the other did.
+//! that compares the account's version and its last log entry, so neither overwrites what the other did.
 //!
 //! # What survives
 //!
@@ -32,6 +32,7 @@ use rusqlite::{
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::lanes::{behind, stamp_of};
 use super::{Committed, StoreError, remember};
 use crate::account::Account;
 use crate::audit::{Digest, Entry, Fault, Replay, Verified};
@@ -63,7 +64,11 @@ mod trim;
 mod tests;
 
 const INSERT_ACCOUNT: &str = "INSERT INTO accounts (version, body, id) VALUES (?1, ?2, ?3)";
-const UPDATE_ACCOUNT: &str = "UPDATE accounts SET version = ?1, body = ?2 WHERE id = ?3 AND version = ?4";
+/// The version alone would not do: what was decided on commits that were put off, and then were not made, counts on from
+/// there, and another process's commits have the same numbers. The hash of its last log entry, which is somewhere in the
+/// body, tells the two histories apart.
+const UPDATE_ACCOUNT: &str = "UPDATE accounts SET version = ?1, body = ?2
+    WHERE id = ?3 AND version = ?4 AND instr(body, ?5) > 0";
 const SELECT_ACCOUNT: &str = "SELECT version, body FROM accounts WHERE id = ?1";
 const SELECT_ACCOUNTS: &str = "SELECT version, body FROM accounts ORDER BY id";
 const INSERT_KEY: &str = "INSERT INTO api_keys (hash, account, id) VALUES (?1, ?2, ?3)";
@@ -244,7 +249,7 @@ impl Embedded {
     /// Whether the account, which may come from the cache, is still the stored one.
     pub(super) async fn confirm(&self, account: &Account) -> Result<bool, StoreError> {
         let stored = self.reload(&account.id).await?;
-        Ok(stored.is_some_and(|stored| stored.version == account.version))
+        Ok(stored.is_some_and(|stored| stamp_of(Some(&stored)) == stamp_of(Some(account))))
     }
 
     /// Commits on the caller's thread. Nothing is awaited unless another process is writing.
@@ -753,7 +758,8 @@ fn write(
     change: &Change,
     rows: &Rows,
 ) -> Result<Committed, StoreError> {
-    let account = write_account(transaction, expected, &change.account, &rows.account)?;
+    let decided_on = (expected, behind(change));
+    let account = write_account(transaction, decided_on, &change.account, &rows.account)?;
     if account != Committed::Done {
         return Ok(account);
     }
@@ -792,7 +798,7 @@ fn write(
 
 fn write_account(
     transaction: &Connection,
-    expected: u64,
+    (expected, behind): (u64, Digest),
     account: &Account,
     body: &str,
 ) -> Result<Committed, StoreError> {
@@ -801,7 +807,7 @@ fn write_account(
         let done = inserted(transaction.prepare_cached(INSERT_ACCOUNT)?.execute(params![version, body, id]))?;
         return Ok(if done { Committed::Done } else { Committed::Exists });
     }
-    let columns = params![version, body, id, column(expected)];
+    let columns = params![version, body, id, column(expected), String::from(behind)];
     let updated = transaction.prepare_cached(UPDATE_ACCOUNT)?.execute(columns)?;
     Ok(if updated == 1 { Committed::Done } else { Committed::Conflict })
 }

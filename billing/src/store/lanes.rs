@@ -903,7 +903,6 @@ impl<L: Link> State<L> {
 }
 
 /// The hash of the last log entry of the account that a change was decided on.
-#[cfg(any(test, feature = "measure"))]
 pub(super) fn behind(change: &Change) -> Digest {
     change.entries.first().map_or(change.account.head.hash, |first| first.prev)
 }

@@ -139,6 +139,35 @@ async fn what_another_process_did_in_between_is_decided_on_when_it_is_confirmed(
     assert_eq!(bench.billing.verify(&customer.id).await.unwrap().open, 2);
 }
 
+/// One commit was put off and the other process made one: what is decided on the first has the number of the second.
+#[tokio::test]
+async fn what_was_decided_on_a_hold_that_did_not_come_to_be_overwrites_nothing() {
+    let bench = Bench::embedded();
+    let customer = bench.prepaid(1_000_000).await;
+    warm(&bench, &customer).await;
+    let credit = async |billing: &Billing| {
+        let (amount, command) = (Micros::new(5), CommandId::random());
+        billing.credit(&customer.id, amount, command, Actor::Operator, START).await.unwrap();
+    };
+
+    let reserved = reserve(&bench, &customer).await.unwrap();
+    credit(&bench.another()).await;
+    credit(&bench.billing).await;
+    assert_eq!(balance(&bench.another(), &customer.id).await, 1_000_010);
+    bench.billing.confirm(&reserved, START).await.unwrap();
+    assert_eq!(balance(&bench.another(), &customer.id).await, 990_010);
+
+    // The same for an end, which is committed with others.
+    let ahead = reserve(&bench, &customer).await.unwrap();
+    credit(&bench.another()).await;
+    let outcome = Outcome::Completed { cause: "client closed" };
+    let end = End { at: after(MINUTE), outcome, up_bytes: 0, down_bytes: 0 };
+    bench.billing.post_begun(reserved.session.name(), START, end, after(MINUTE)).await.unwrap();
+    bench.billing.confirm(&ahead, START).await.unwrap();
+    assert_eq!(balance(&bench.another(), &customer.id).await, 980_015);
+    assert_eq!(bench.another().verify(&customer.id).await.unwrap().open, 1);
+}
+
 #[tokio::test]
 async fn a_session_that_another_process_made_impossible_is_not_held() {
     let bench = Bench::embedded();

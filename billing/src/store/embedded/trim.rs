@@ -9,7 +9,8 @@ use crate::id::AccountId;
 use crate::store::{Committed, StoreError, remember};
 use crate::time::Timestamp;
 
-const NEXT_VERSION: &str = "UPDATE accounts SET version = version + 1 WHERE id = ?1 AND version = ?2";
+const NEXT_VERSION: &str = "UPDATE accounts SET version = version + 1
+    WHERE id = ?1 AND version = ?2 AND instr(body, ?3) > 0";
 /// A command that is given again later has to be known.
 const KEEP_COMMANDS: &str = "INSERT INTO sealed_commands (account, command, body)
     SELECT account, command, body FROM audit WHERE account = ?1 AND seq <= ?2 AND command IS NOT NULL";
@@ -59,7 +60,10 @@ impl Embedded {
         let (id, seq) = (account.id.as_str(), column(opening.seq));
         let mut hot = self.alone()?;
         let transaction = self.transaction(&mut hot)?;
-        if transaction.execute(NEXT_VERSION, params![id, column(account.version)])? == 0 {
+        if transaction
+            .execute(NEXT_VERSION, params![id, column(account.version), String::from(account.head.hash)])?
+            == 0
+        {
             return Ok(Committed::Conflict);
         }
         transaction.execute(KEEP_COMMANDS, params![id, seq])?;
