@@ -7,6 +7,7 @@ mod table;
 mod times;
 
 use std::fmt;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{self, Write};
 use std::path::PathBuf;
 
@@ -59,9 +60,16 @@ impl Output {
     }
 }
 
-/// The targets of one round, each once. No target is always first.
-pub(crate) fn turns(round: usize, targets: usize) -> impl Iterator<Item = usize> {
-    (0..targets).map(move |turn| (round + turn) % targets)
+/// The targets of one round, each once, in an order that differs from round to round and not from run to run. No target is
+/// always first, nor always behind the same one: what a session leaves a server to do falls into the next one's time.
+pub(crate) fn turns(round: usize, targets: usize) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..targets).collect();
+    order.sort_by_cached_key(|&target| {
+        let mut hasher = DefaultHasher::new();
+        (round, target).hash(&mut hasher);
+        hasher.finish()
+    });
+    order
 }
 
 /// A bar on stderr; nothing where stderr is no terminal. It draws only when it is advanced, never from a thread
@@ -78,8 +86,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_target_has_one_turn_in_a_round_and_is_first_as_often_as_another() {
-        let rounds: Vec<Vec<usize>> = (0..3).map(|round| turns(round, 3).collect()).collect();
-        assert_eq!(rounds, [[0, 1, 2], [1, 2, 0], [2, 0, 1]]);
+    fn every_target_has_one_turn_in_a_round_and_follows_each_other_one_as_often() {
+        const ROUNDS: usize = 4_000;
+        let mut follows = [[0_usize; 4]; 4];
+        let mut first = [0_usize; 4];
+        for round in 0..ROUNDS {
+            let order = turns(round, 4);
+            let mut sorted = order.clone();
+            sorted.sort_unstable();
+            assert_eq!(sorted, [0, 1, 2, 3]);
+            first[order[0]] += 1;
+            for two in order.windows(2) {
+                follows[two[0]][two[1]] += 1;
+            }
+        }
+        let is_fair = |count: usize| (ROUNDS / 5..ROUNDS * 3 / 10).contains(&count);
+        assert!(first.into_iter().all(is_fair), "{first:?}");
+        for (target, next) in follows.iter().enumerate() {
+            assert!(next.iter().enumerate().all(|(other, &n)| other == target || is_fair(n)), "{follows:?}");
+        }
     }
 }

@@ -6,10 +6,15 @@ mod report;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::num::{NonZeroU32, NonZeroUsize};
+use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use clap::value_parser;
 use futures_util::stream::{FuturesUnordered, StreamExt};
+use rustix::process::setpriority_process;
+use tokio::runtime::Builder;
+use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep};
 
 use crate::client::{Cause, Connection, Fault, get_version};
@@ -47,6 +52,10 @@ pub(crate) struct Args {
     /// Calm sessions before each storm.
     #[arg(long, value_name = "N", default_value = "5")]
     pub(crate) quiet: NonZeroU32,
+    /// Niceness of the storm's own thread, 0 to 19. Its clients are elsewhere in life; where they share the server's CPUs, a
+    /// high one leaves these to the server and to the calm customer, so that what is seen is the server's doing.
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = value_parser!(u8).range(..=19))]
+    pub(crate) nice: u8,
     /// Pause after each storm, in which a gateway can make browsers ready.
     #[arg(long, value_name = "TIME", default_value = "2s", value_parser = duration::parse)]
     pub(crate) gap: Duration,
@@ -119,27 +128,53 @@ impl Subject {
             Some(calm) => Some(calm.begin(args, round).await?),
             None => None,
         };
-        let storm = self.storm(args).await;
+        let storm = self.storm(args).await?;
         if let (Some(calm), Some(beside)) = (&mut self.calm, beside) {
             calm.end(beside, storm).await.context("the calm customer")?;
         }
         Ok(())
     }
 
-    /// When it began and ended.
-    async fn storm(&mut self, args: &Args) -> (Instant, Instant) {
-        let begun = Instant::now();
-        let one = || session(&self.endpoint, args.measure.timeout);
-        let mut sessions: FuturesUnordered<_> = (0..args.connects.get()).map(|_| one()).collect();
-        while let Some(session) = sessions.next().await {
-            self.storm.note(session);
-            if begun.elapsed() < args.storm_for {
-                sessions.push(one());
-            }
-        }
+    /// On a thread of its own. When it began and ended.
+    async fn storm(&mut self, args: &Args) -> Result<(Instant, Instant)> {
+        let (send, done) = oneshot::channel();
+        let (connects, storm_for) = (args.connects.get(), args.storm_for);
+        let (endpoint, timeout, nice) = (self.endpoint.clone(), args.measure.timeout, args.nice);
+        let runtime = Builder::new_current_thread().enable_all().build()?;
+        thread::Builder::new().name("storm".to_owned()).spawn(move || {
+            // To the kernel the calling thread is the process that is meant.
+            let niced = setpriority_process(None, i32::from(nice));
+            let storm = storm(&endpoint, timeout, connects, storm_for);
+            // Nobody waits for it where the run was broken off.
+            let _ = send.send(niced.map(|()| runtime.block_on(storm)));
+        })?;
+        let (begun, sessions) = done.await.context("its thread ended too early")?.context("--nice")?;
         self.busy += begun.elapsed();
-        (begun, Instant::now())
+        for session in sessions {
+            self.storm.note(session);
+        }
+        Ok((begun, Instant::now()))
     }
+}
+
+/// When it began, and what became of its sessions.
+async fn storm(
+    endpoint: &Endpoint,
+    timeout: Duration,
+    connects: usize,
+    storm_for: Duration,
+) -> (Instant, Vec<Result<Duration, Fault>>) {
+    let begun = Instant::now();
+    let one = || session(endpoint, timeout);
+    let mut sessions: FuturesUnordered<_> = (0..connects).map(|_| one()).collect();
+    let mut seen = Vec::new();
+    while let Some(session) = sessions.next().await {
+        seen.push(session);
+        if begun.elapsed() < storm_for {
+            sessions.push(one());
+        }
+    }
+    (begun, seen)
 }
 
 /// From the TCP connect to the first reply; then an orderly end, which is not part of the time.

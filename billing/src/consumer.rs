@@ -18,8 +18,9 @@ use crate::time::Timestamp;
 /// How often all streams are looked at.
 const LOOK: Duration = Duration::from_secs(2);
 
-/// How long events gather once there is one, so that many are read at a time and the bell wakes nobody more often.
-const GATHER: Duration = Duration::from_millis(20);
+/// How long events gather once there is one, so that many are read at a time and the bell wakes nobody more often. Nobody
+/// waits for a notice as for a session: the pause is one that keeps the reading away from the sessions that come next.
+const GATHER: Duration = Duration::from_millis(250);
 
 /// Events of one stream that are read at a time.
 pub(crate) const READ: u32 = 64;

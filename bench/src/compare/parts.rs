@@ -119,6 +119,7 @@ fn storm(scene: &Scene) -> storm::Args {
         calm_from: Some(CALM_FROM),
         connects: CONNECTS,
         storm_for: STORM,
+        nice: 0,
         rounds: STORMS,
         calm_every: CALM_EVERY,
         quiet: QUIET,
