@@ -5,6 +5,7 @@ mod ahead;
 mod alerts;
 mod away;
 mod backup;
+mod build;
 mod clients;
 mod crash;
 mod discovery;
