@@ -150,8 +150,9 @@ const BUSY_TRIES: u32 = 50;
 const BUSY_PAUSE: Duration = Duration::from_millis(1);
 const BUSY_PAUSE_MAX: Duration = Duration::from_millis(32);
 
-/// Commits that are put off at a time. Each is caught up with in milliseconds, unless the database fails.
-const DEFERRED: usize = 256;
+/// Commits that are put off at a time; the next session's is made at once, and these before it. Each is caught up with in
+/// milliseconds anyway. Of a flood so many gather, and whoever commits them keeps the next customer waiting for all.
+const DEFERRED: usize = 16;
 
 /// Accounts and keys that are remembered. Beyond it all are forgotten and those in use come back, which keeps
 /// the hot path free of any bookkeeping.
