@@ -304,6 +304,11 @@ pub async fn recheck(gateway: &Gateway, live: &Live) -> Result<bool, StoreError>
         None if live.is_unsecured() => {
             match gateway.billing.hold_begun(&live.debt(0), gateway.clock.now()).await {
                 Err(Error::Store(error)) => Err(error),
+                Err(Error::Refused(refused)) => {
+                    warn!(%refused, session = %live.id, account = %live.account, "a session on credit ends");
+                    live.end(Close::NotAllowed);
+                    Ok(false)
+                }
                 Ok(()) | Err(_) => Ok(true),
             }
         }

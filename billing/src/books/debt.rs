@@ -163,7 +163,7 @@ impl Billing {
     /// nothing, nor does anything where its id is another session's, or it was held before.
     ///
     /// # Errors
-    /// [`Error::NoAccount`], or the store's.
+    /// [`Error::NoAccount`], [`Refused::Erased`](ledger::Refused::Erased) where nobody is left to be billed, or the store's.
     pub async fn hold_begun(&self, debt: &Debt, now: Timestamp) -> Result<(), Error> {
         let Debt { account, session: id, hold, .. } = debt;
         let Some(Credit { key, gateway, request, .. }) = &debt.credit else { return Ok(()) };
@@ -171,7 +171,9 @@ impl Billing {
         let order = Order { account, sessions: slice::from_ref(id), durability: Durability::Process, now };
         let held = self.apply::<Error>(order, |account, session, given| match session {
             Some(session) if session.state != State::Voided => Ok(Answer::Exists),
-            voided => Ok(ledger::hold_begun(account, key, (&new, *hold), gateway, voided, given)),
+            voided => {
+                ledger::hold_begun(account, key, (&new, *hold), gateway, voided, given).map_err(Error::from)
+            }
         });
         match held.await?.ok_or(Error::NoAccount)? {
             Applied::Changed(_) | Applied::Exists => Ok(()),

@@ -1,15 +1,16 @@
 //! Sessions that began while the store was away, by an operator's leave: nobody has asked what their account has.
 
+use super::erase::alive;
 use super::meter::pay_or_write_off;
-use super::{Answer, Context, Draft, SessionChange, about, pay_session, terms};
+use super::{Answer, Context, Draft, Refused, SessionChange, about, pay_session, terms};
 use crate::account::Account;
 use crate::audit::{Actor, EntryKind};
 use crate::id::{GatewayId, HoldId, KeyId};
 use crate::request::NewSession;
 use crate::session::{Funding, Session};
 
-/// Holds a session that has begun already. Nothing refuses it: its price comes from what there is, in the usual order, and
-/// the rest is written off.
+/// Holds a session that has begun already. Nothing refuses it but that its customer was erased: its price comes from what
+/// there is, in the usual order, and the rest is written off.
 pub(crate) fn hold_begun(
     account: &Account,
     key: &KeyId,
@@ -17,7 +18,8 @@ pub(crate) fn hold_begun(
     gateway: &GatewayId,
     voided: Option<&Session>,
     given: Context<'_>,
-) -> Answer {
+) -> Result<Answer, Refused> {
+    alive(account)?;
     let mut draft = Draft::of(account, given);
     let terms = terms(given.plan, account.kind);
     let paid = pay_session(draft.account.funds(), &terms).ok();
@@ -30,8 +32,8 @@ pub(crate) fn hold_begun(
     if paid.is_none() {
         pay_or_write_off(&mut draft, &mut session, terms.session_price, "a session");
     }
-    draft.finish(match voided {
+    Ok(draft.finish(match voided {
         None => SessionChange::New(session),
         Some(_) => SessionChange::Again(session),
-    })
+    }))
 }

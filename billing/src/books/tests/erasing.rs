@@ -50,6 +50,7 @@ async fn what_is_personal_goes_and_what_is_money_stays(bench: Bench) {
         ..SessionRequest::default()
     };
     billing.hold(&who, NewSession::named(session("s"), request), &gateway("gw"), START).await.unwrap();
+    let terms = billing.session(&id, &session("s")).await.unwrap().unwrap().terms;
     billing.begin_latest(&id, &session("s"), START, START).await.unwrap();
     billing.post_latest(&id, &session("s"), end(after(1)), after(1)).await.unwrap();
     billing.create_key(&id, "Lovelace's laptop".to_owned(), Actor::Operator, START).await.unwrap();
@@ -89,6 +90,24 @@ async fn what_is_personal_goes_and_what_is_money_stays(bench: Bench) {
     billing.verify(&id).await.unwrap();
 
     assert_eq!(erase(bench.another()).await.unwrap(), erased, "a repeat changes nothing");
+    // It was given on credit by a gateway that had not heard of it.
+    let new = NewSession::fresh(SessionRequest::default());
+    let given = Reserved::unsecured(&who, &new, terms, &gateway("gw"), after(MINUTE)).unwrap();
+    let owed = Debt {
+        account: id.clone(),
+        session: given.session.id.clone(),
+        hold: given.session.hold,
+        begun_at: after(MINUTE),
+        minutes: 7,
+        at: after(MINUTE),
+        up_bytes: 0,
+        down_bytes: 0,
+        end: None,
+        credit: Credit::of(&given),
+    };
+    assert!(matches!(billing.hold_begun(&owed, after(MINUTE)).await, Err(Error::Refused(Refused::Erased))));
+    assert!(!billing.repay(&owed, after(MINUTE)).await.unwrap());
+    assert_eq!(billing.account(&id).await.unwrap().unwrap(), erased);
     let refused = [
         billing.create_key(&id, "new".to_owned(), Actor::Operator, START).await.map(|_| ()),
         billing.suspend(&id, false, Actor::Operator, START).await.map(|_| ()),
