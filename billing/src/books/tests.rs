@@ -192,6 +192,7 @@ of_every_store! {
     the_id_of_a_voided_session_is_free_again
     what_comes_late_for_a_session_says_nothing_of_a_later_one_of_its_id
     the_id_of_a_voided_session_is_taken_by_one
+    what_was_given_on_credit_is_billed_though_it_was_given_up_meanwhile
     two_accounts_may_use_the_same_session_id
     a_credit_is_made_once
     commands_at_the_same_time_are_carried_out_once_each
@@ -367,6 +368,44 @@ async fn what_comes_late_for_a_session_says_nothing_of_a_later_one_of_its_id(ben
     tell().await;
     assert_eq!(there.session(&id, &session("s")).await.unwrap(), Some(posted));
     assert_eq!((balance(&there, &id).await, there.verify(&id).await.unwrap().open), (0, 0));
+}
+
+async fn what_was_given_on_credit_is_billed_though_it_was_given_up_meanwhile(bench: Bench) {
+    let Customer { id, who, .. } = bench.prepaid(100_000).await;
+    let (here, there) = (&bench.billing, bench.another());
+    let known = here.hold(&who, session("s"), &gateway("away"), START).await.unwrap().session;
+    here.void(known.name(), "no browser", START).await.unwrap();
+    let new = NewSession::fresh(SessionRequest::default());
+    let given = Reserved::unsecured(&who, &new, known.terms, &gateway("away"), START).unwrap();
+    let Session { id: name, hold, .. } = given.session.clone();
+    let owed = Debt {
+        account: id.clone(),
+        session: name.clone(),
+        hold,
+        begun_at: after(1),
+        minutes: 0,
+        at: after(1),
+        up_bytes: 0,
+        down_bytes: 0,
+        end: None,
+        credit: Credit::of(&given),
+    };
+    // Its gateway is killed between the two commits of which that consists.
+    here.hold_begun(&owed, after(2)).await.unwrap();
+    assert_eq!(balance(here, &id).await, 90_000);
+    there.settle_abandoned(&gateway("sweeps"), after(3)).await.unwrap();
+    assert_eq!(there.session(&id, &name).await.unwrap().unwrap().state, State::Voided);
+    assert_eq!(balance(&there, &id).await, 100_000);
+
+    for _ in 0..2 {
+        assert!(here.repay(&owed, after(4)).await.unwrap());
+        let held = here.session(&id, &name).await.unwrap().unwrap();
+        assert_eq!((held.hold, held.begun_at, held.state), (hold, Some(after(1)), State::Open));
+        assert_eq!(balance(here, &id).await, 90_000);
+    }
+    here.post(owed.name(), end(after(5)), after(5)).await.unwrap();
+    assert!(!here.repay(&owed, after(6)).await.unwrap());
+    assert_eq!((balance(&there, &id).await, there.verify(&id).await.unwrap().open), (90_000, 0));
 }
 
 async fn the_id_of_a_voided_session_is_taken_by_one(bench: Bench) {
