@@ -298,6 +298,14 @@ impl Billing {
         self.store().probe().await
     }
 
+    /// What the clock of the store shows, where it has one that all gateways share.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn time_of_store(&self) -> Result<Option<Timestamp>, StoreError> {
+        self.store().time().await
+    }
+
     /// Opens an account with its first key, whose secret is answered here and never again. Waits for the disk.
     ///
     /// # Errors

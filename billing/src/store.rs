@@ -262,6 +262,16 @@ impl Store {
         ask!(self, store => store.probe())
     }
 
+    /// The time by a clock that all gateways share. A file has none.
+    pub(crate) async fn time(&self) -> Result<Option<Timestamp>, StoreError> {
+        match self {
+            Store::Embedded(_) => Ok(None),
+            Store::Redis(store) => store.time().await,
+            #[cfg(test)]
+            Store::Memory(store) => store.time().await,
+        }
+    }
+
     /// The account to decide on: possibly as it was before another process changed it, or as it will be when what this
     /// one has under way is committed. A commit finds out.
     pub(crate) async fn load(&self, id: &AccountId) -> Result<Option<Arc<Account>>, StoreError> {

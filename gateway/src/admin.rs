@@ -85,6 +85,13 @@ async fn answer(
             let status = if is_ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
             text(status, ledger_away(gateway))
         }
+        (&Method::GET, "/readyz") if gateway.clock.contradiction().is_some() => {
+            let apart = gateway.clock.contradiction().unwrap_or_default();
+            text(
+                StatusCode::OK,
+                format!("ready; this machine's clock and the ledger's are {apart:?} apart\n"),
+            )
+        }
         (&Method::GET, "/readyz") => text(StatusCode::OK, "ready\n".to_owned()),
         (&Method::POST, "/drain") => {
             gateway.drain();

@@ -54,6 +54,8 @@ pub struct Census {
     unsecured_micros: u64,
     /// For how long the ledger has been away, in seconds.
     ledger_away: u64,
+    /// Between the machine's clock and the store's, where they contradict each other.
+    clocks_apart: u64,
 }
 
 impl Census {
@@ -67,6 +69,7 @@ impl Census {
             holds: holds(gateway).await,
             owed_sessions: gateway.owed.len(),
             unsecured_micros: gateway.owed.all_on_credit().get(),
+            clocks_apart: gateway.clock.contradiction().map_or(0, |apart| apart.as_secs()),
             ledger_away: gateway.outage.lasts().map_or(0, |lasts| lasts.as_secs().max(1)),
         }
     }
@@ -81,6 +84,7 @@ impl Census {
         gauge!("ufb_gateway_owed_sessions").set(self.owed_sessions as f64);
         gauge!("ufb_gateway_unsecured_micros").set(self.unsecured_micros as f64);
         gauge!("ufb_gateway_ledger_away_seconds").set(self.ledger_away as f64);
+        gauge!("ufb_gateway_clocks_apart_seconds").set(self.clocks_apart as f64);
         if let Some(holds) = self.holds {
             gauge!("ufb_gateway_holds").set(holds as f64);
         }

@@ -351,6 +351,13 @@ async fn open(config: &Config, data_dir: &Path, succeeds: bool) -> Result<Arc<Ga
     let billing = Billing::open(&config.store, config.plans.clone(), limits).with_context(|| {
         format!("cannot open the store {:?}; `ufbrowsers check` tells more", config.store)
     })?;
+    clock.keep(&billing).await;
+    if let Some(apart) = clock.contradiction() {
+        bail!(
+            "this machine's clock and that of the store {} are {apart:?} apart: set the one that is wrong",
+            config.store
+        );
+    }
     let (owed, sessions) = (Owed::new(data_dir, &id), Sessions::default());
     if !succeeds {
         pay_debts(&owed, &billing, &clock, &sessions).await?;
@@ -469,11 +476,11 @@ async fn beat(gateway: Arc<Gateway>) {
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        gateway.clock.resync();
         if let Err(error) = gateway.billing.heartbeat(&gateway.id, gateway.clock.now()).await {
             gateway.outage.note(&error);
             warn!(%error, "a heartbeat was not noted");
         }
+        gateway.clock.keep(&gateway.billing).await;
     }
 }
 

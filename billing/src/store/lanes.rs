@@ -78,6 +78,11 @@ pub(crate) trait Link: fmt::Debug + Send + Sync + 'static {
 
     fn probe(&self) -> impl Future<Output = Result<(), LinkError>> + Send;
 
+    /// The time by a clock that all gateways share, where there is one.
+    fn time(&self) -> impl Future<Output = Result<Option<Timestamp>, LinkError>> + Send {
+        std::future::ready(Ok(None))
+    }
+
     /// Waits until all of an account that was answered before is as safe as the operator wants it.
     fn kept(&self, _: &AccountId) -> impl Future<Output = Result<(), StoreError>> + Send {
         std::future::ready(Ok(()))
@@ -480,6 +485,10 @@ impl<L: Link> Lanes<L> {
 
     pub(super) async fn probe(&self) -> Result<(), StoreError> {
         Ok(self.link.probe().await?)
+    }
+
+    pub(super) async fn time(&self) -> Result<Option<Timestamp>, StoreError> {
+        Ok(self.link.time().await?)
     }
 
     pub(super) async fn kept(&self, account: &AccountId) -> Result<(), StoreError> {

@@ -247,6 +247,12 @@ impl Link for Redis {
         self.ask(&cmd("PING")).await.map(|_| ())
     }
 
+    async fn time(&self) -> Result<Option<Timestamp>, LinkError> {
+        let [seconds, micros] = &texts(self.ask(&cmd("TIME")).await?)?[..] else { return Err(surprise()) };
+        let [seconds, micros]: [u64; 2] = [seconds.parse().map_err(broken)?, micros.parse().map_err(broken)?];
+        Ok(Some(Timestamp::from_millis(seconds.saturating_mul(1_000).saturating_add(micros / 1_000))))
+    }
+
     async fn kept(&self, account: &AccountId) -> Result<(), StoreError> {
         match &self.replicas {
             Some(replicas) => replicas.have_all(partition(account)).await,

@@ -119,6 +119,15 @@ async fn a_commit_that_is_sent_twice_is_carried_out_once_and_told_apart_from_ano
 }
 
 #[tokio::test]
+async fn the_time_is_the_server_s() {
+    let server = Server::start();
+    let here = || Timestamp::from(std::time::SystemTime::now());
+    let before = here();
+    let there = open(&server.url()).time_of_store().await.unwrap().unwrap();
+    assert!(before <= there && there <= here(), "{there:?}");
+}
+
+#[tokio::test]
 async fn one_that_asks_only_for_the_version_writes_nothing() {
     let server = Server::start();
     let StoreUrl::Redis(url) = server.url() else { unreachable!() };
