@@ -14,9 +14,7 @@ use crate::duration;
 use crate::report::{
     self, Curve, Figures, Method, Output, Times, baseline, number, progress, turns, write_table,
 };
-use ledger::{Ledger, STEPS};
-
-pub(crate) use ledger::{PLAN, catalogue, now};
+pub(crate) use ledger::{Ledger, PLAN, STEPS, catalogue, now};
 pub(crate) use stores::Stores;
 
 /// What a session's steps on the ledger take, by store: authenticate, reserve, confirm, begin, post.

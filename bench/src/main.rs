@@ -14,6 +14,7 @@ mod script;
 mod claim;
 mod admit;
 mod holds;
+mod seal;
 mod instructions;
 mod create;
 mod compare;
@@ -61,6 +62,7 @@ enum Command {
     Claim(claim::Args),
     Admit(admit::Args),
     Holds(holds::Args),
+    Seal(seal::Args),
     Instructions(instructions::Args),
     Create(create::Args),
     Compare(compare::Args),
@@ -90,6 +92,7 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Claim(args) => show(&args.output.clone(), &claim::run(args).await?),
         Command::Admit(args) => show(&args.output.clone(), &admit::run(args).await?),
         Command::Holds(args) => show(&args.output.clone(), &holds::run(args).await?),
+        Command::Seal(args) => show(&args.output.clone(), &seal::run(args).await?),
         Command::Instructions(args) => {
             let output = Output { json: args.json, plot: None };
             show(&output, &instructions::run(args).await?)

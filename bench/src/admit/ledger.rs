@@ -4,33 +4,36 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, ensure};
 use billing::{
-    Actor, Billing, Catalogue, End, GatewayId, Limits, NewCustomer, NewSession, Outcome, Principal, Secret,
-    SessionRequest, StoreUrl, Timestamp,
+    AccountId, Actor, Billing, Catalogue, End, GatewayId, Limits, NewCustomer, NewSession, Outcome,
+    Principal, Secret, SessionRequest, StoreUrl, Timestamp,
 };
-use futures_util::stream::{FuturesUnordered, TryStreamExt};
+use futures_util::stream::{self, FuturesUnordered, StreamExt, TryStreamExt};
 use tokio::time::{Instant, sleep};
 
 use crate::report::Times;
 
+/// Sessions of a log that is made, at a time.
+const AT_ONCE: usize = 64;
+
 pub(crate) const PLAN: &str = "enterprise";
 /// What a gateway does for a session, in its order: the key is known already; the price is set aside, first in memory
 /// and then for sure; minutes count; it is over, which waits for the disk.
-pub(super) const STEPS: [&str; 5] = ["authenticate", "reserve", "confirm", "begin", "post"];
+pub(crate) const STEPS: [&str; 5] = ["authenticate", "reserve", "confirm", "begin", "post"];
 
-pub(super) struct Ledger {
-    pub(super) name: String,
+pub(crate) struct Ledger {
+    pub(crate) name: String,
     billing: Billing,
     gateway: GatewayId,
     customers: Vec<Secret>,
     /// The customer of the next session.
     next: usize,
-    pub(super) times: [Times; STEPS.len()],
+    pub(crate) times: [Times; STEPS.len()],
     /// How long its batches took.
     pub(super) busy: Duration,
 }
 
 impl Ledger {
-    pub(super) async fn open(name: &str, url: &StoreUrl, accounts: u32, clients: u32) -> Result<Self> {
+    pub(crate) async fn open(name: &str, url: &StoreUrl, accounts: u32, clients: u32) -> Result<Self> {
         let billing = Billing::open(url, catalogue(clients)?, Limits::default())
             .with_context(|| format!("store {name}"))?;
         billing.probe().await.with_context(|| format!("store {name}"))?;
@@ -52,13 +55,13 @@ impl Ledger {
     }
 
     /// Forgets what was measured so far.
-    pub(super) fn begin(&mut self) {
+    pub(crate) fn begin(&mut self) {
         self.times = Default::default();
         self.busy = Duration::ZERO;
     }
 
     /// So many sessions of each client.
-    pub(super) async fn batch(&mut self, clients: u32, sessions: u32, gap: Duration) -> Result<()> {
+    pub(crate) async fn batch(&mut self, clients: u32, sessions: u32, gap: Duration) -> Result<()> {
         let begun = Instant::now();
         let next = self.next;
         self.next = next + (clients * sessions) as usize;
@@ -67,7 +70,7 @@ impl Ledger {
             let mut steps = Vec::with_capacity(sessions as usize);
             for session in 0..sessions as usize {
                 let customer = next + client * sessions as usize + session;
-                steps.push(this.session(&this.customers[customer % this.customers.len()]).await?);
+                steps.push(this.session(&this.customers[customer % this.customers.len()], now()).await?);
                 if !gap.is_zero() {
                     sleep(gap).await;
                 }
@@ -83,23 +86,33 @@ impl Ledger {
         Ok(())
     }
 
+    /// A customer who had so many sessions at that time. Each leaves two entries in its log.
+    pub(crate) async fn customer_of(&self, sessions: u32, at: Timestamp) -> Result<AccountId> {
+        let (email, plan) = ("bench@example.com".to_owned(), PLAN.to_owned());
+        let new = NewCustomer { id: None, email, plan, prepaid: None };
+        let (account, secret) = self.billing.create_customer(new, Actor::System, at).await?;
+        let all = stream::iter(0..sessions).map(|_| self.session(&secret, at));
+        all.buffer_unordered(AT_ONCE).try_for_each(|_| async { Ok(()) }).await?;
+        Ok(account.id)
+    }
+
     /// How long each step took.
-    async fn session(&self, key: &Secret) -> Result<[Duration; STEPS.len()]> {
+    async fn session(&self, key: &Secret, at: Timestamp) -> Result<[Duration; STEPS.len()]> {
         let mut clock = Clock(Instant::now());
         let who: Option<Principal> = self.billing.authenticate(key.expose()).await?;
         let authenticate = clock.lap();
         let who = who.context("its customer is gone")?;
         let new = NewSession::fresh(SessionRequest::default());
-        let reserved = self.billing.reserve(&who, new, &self.gateway, now()).await?;
+        let reserved = self.billing.reserve(&who, new, &self.gateway, at).await?;
         let reserve = clock.lap();
-        self.billing.confirm(&reserved, now()).await?;
+        self.billing.confirm(&reserved, at).await?;
         let confirm = clock.lap();
         let held = reserved.session.name();
-        self.billing.begin(held, now(), now()).await?;
+        self.billing.begin(held, at, at).await?;
         let begin = clock.lap();
         let outcome = Outcome::Completed { cause: "client closed" };
-        let end = End { at: now(), outcome, up_bytes: 1_000, down_bytes: 100_000 };
-        let posted = self.billing.post(held, end, now()).await?;
+        let end = End { at, outcome, up_bytes: 1_000, down_bytes: 100_000 };
+        let posted = self.billing.post(held, end, at).await?;
         let post = clock.lap();
         ensure!(posted.ended_at.is_some(), "a session was not settled");
         Ok([authenticate, reserve, confirm, begin, post])

@@ -20,7 +20,7 @@ pub(crate) struct Stores {
 }
 
 impl Stores {
-    pub(super) async fn open(named: &[String], start_redis: bool, replica: bool) -> Result<Self> {
+    pub(crate) async fn open(named: &[String], start_redis: bool, replica: bool) -> Result<Self> {
         let mut stage = Stage::new()?;
         let mut urls = parse_all(named)?;
         if urls.is_empty() {

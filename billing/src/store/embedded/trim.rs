@@ -11,9 +11,11 @@ use crate::time::Timestamp;
 
 const NEXT_VERSION: &str = "UPDATE accounts SET version = version + 1
     WHERE id = ?1 AND version = ?2 AND instr(body, ?3) > 0";
-/// A command that is given again later has to be known.
+/// A command that is given again later has to be known. There are few of them in a long log; of itself SQLite would read all
+/// of it, while holds wait.
 const KEEP_COMMANDS: &str = "INSERT INTO sealed_commands (account, command, body)
-    SELECT account, command, body FROM audit WHERE account = ?1 AND seq <= ?2 AND command IS NOT NULL";
+    SELECT account, command, body FROM audit INDEXED BY audit_by_command
+    WHERE account = ?1 AND seq <= ?2 AND command IS NOT NULL";
 pub(super) const KEEP_COMMAND: &str =
     "INSERT INTO sealed_commands (account, command, body) VALUES (?1, ?2, ?3)";
 const SELECT_SEALED: &str = "SELECT body FROM sealed_commands WHERE account = ?1";
