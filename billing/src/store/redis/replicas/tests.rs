@@ -248,8 +248,16 @@ async fn what_was_waited_for_survives_a_failover_within_a_cluster() {
     // Once the replicas follow.
     eventually(async || credit(&waiting, &account).await).await;
 
-    let key = format!("ufb:{{{:02x}}}:kept", partition(&account));
-    let at = Server::with_key(&nodes, &key);
+    let kept_at = |account: &AccountId| {
+        let key = format!("ufb:{{{:02x}}}:kept", partition(account));
+        Server::with_key(&nodes, &key)
+    };
+    let at = kept_at(&account);
+    let elsewhere = eventually(async || {
+        let other = customer(&fast).await;
+        if kept_at(&other) == at { Err("it is on the same server") } else { Ok(other) }
+    })
+    .await;
     let mut master = nodes.swap_remove(at);
     let answered = credits_until(&waiting, &account, || master.kill()).await;
     eventually(async || credit(&fast, &account).await).await;
@@ -263,10 +271,5 @@ async fn what_was_waited_for_survives_a_failover_within_a_cluster() {
         other => Err(other),
     });
     assert_eq!(refused.await, (0, 1));
-    let elsewhere = eventually(async || {
-        let other = customer(&fast).await;
-        let key = format!("ufb:{{{:02x}}}:kept", partition(&other));
-        if Server::with_key(&nodes, &key) == at { Err("it is on the same server") } else { Ok(other) }
-    });
-    credit(&waiting, &elsewhere.await).await.unwrap();
+    credit(&waiting, &elsewhere).await.unwrap();
 }
