@@ -4,7 +4,7 @@
     replay.py FILE…
 
 A FILE is an archive (`ufbrowsers archive seal`) or an exported log (`ufbrowsers audit --export FILE`); archives of one
-account come in their order, and before its log. Prints a JSON document with what each account has and what its sessions
+account come in their order, and before its log; of two that begin with the same entry only the longer one counts. Prints a JSON document with what each account has and what its sessions
 came to by the month. Where a log or an archive is not intact it says so on stderr and exits with 1.
 """
 
@@ -141,12 +141,32 @@ def add_archive(accounts, name, lines):
     account.archive = digest
 
 
+def without_replaced(files):
+    """What a longer archive that begins with the same entry stands for is left out, once it was found to be a part of that."""
+    longest = {}
+    for _, lines, header in files:
+        if header and len(lines) >= len(longest.get((header["account"], header["first"]), [])):
+            longest[header["account"], header["first"]] = lines
+    for name, lines, header in files:
+        whole = longest[header["account"], header["first"]] if header else lines
+        if len(lines) < len(whole):
+            if lines[1:-1] != whole[1 : len(lines) - 1]:
+                raise Broken(f"{name}: a longer archive begins with the same entry, and goes on otherwise")
+            continue
+        yield name, lines, header
+
+
+def read(name):
+    with open(name, "rb") as file:
+        lines = file.readlines()
+    first = json.loads(lines[0]) if lines else {}
+    return name, lines, first if "format" in first else None
+
+
 def replay(names):
     accounts = defaultdict(Account)
-    for name in names:
-        with open(name, "rb") as file:
-            lines = file.readlines()
-        if lines and "format" in json.loads(lines[0]):
+    for name, lines, header in without_replaced([read(name) for name in names]):
+        if header:
             add_archive(accounts, name, lines)
         else:
             for line in lines:

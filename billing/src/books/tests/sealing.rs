@@ -210,11 +210,19 @@ async fn a_seal_that_was_cut_short_is_repeated_in_a_later_month(bench: Bench) {
 
     assert_eq!(same, cut_short[0], "it has the same entries");
     assert!(longer != cut_short[1]);
-    for (id, files) in [(&idle.id, vec![same]), (&busy.id, vec![cut_short[1].clone(), longer])] {
+    for (id, mut files, balance) in
+        [(&idle.id, vec![same], 988_000), (&busy.id, vec![cut_short[1].clone(), longer], 976_000)]
+    {
         assert_eq!(bench.prove(id, &files).await.unwrap().sealed, 0, "all was read");
         let archives = Archive::by_account(&files).unwrap();
         let reconciled = bench.billing.reconcile(id, month("2027-01"), &archives[id]).await.unwrap();
         assert_eq!((reconciled.log.sessions, &*reconciled.differences), (1, &[][..]));
+        files.push(bench.export(id, &folder).await);
+        assert_eq!(
+            replay(&files).unwrap()[id.as_str()]["balance"],
+            balance,
+            "the separate program reads it, too"
+        );
     }
 }
 
