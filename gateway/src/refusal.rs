@@ -461,7 +461,7 @@ impl Close {
             Self::Protocol => "a frame broke the WebSocket protocol",
             Self::TooBig => "a message was over 99 MB",
             Self::Lost => "the browser was lost; the session is refunded within the daily limit",
-            Self::TryAgain => "the next minute could not be set aside; connect again",
+            Self::TryAgain => "the ledger did not confirm that the session is paid for; connect again",
             Self::BalanceUsedUp => "the balance does not cover the next minute",
             Self::NotAllowed => "the account is suspended, or the key was revoked",
             Self::TimeLimit => "the session has lasted as long as it may",

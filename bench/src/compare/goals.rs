@@ -150,11 +150,16 @@ pub(super) fn of_hold(report: &hold::Report, door: Door) -> Vec<Goal> {
 
 pub(super) fn of_long_hold(report: &hold::Report, door: Door) -> Vec<Goal> {
     let ours = report.lines.iter().find(|line| line.target == GATEWAY);
-    let lost = ours.map(|line| line.lost.values().sum::<u64>() as f64);
+    let missing = |line: &hold::Line| line.not_opened.values().chain(line.lost.values()).sum::<u64>();
+    let missing = ours.map(|line| missing(line) as f64);
     let growth = ours.and_then(hold::Line::growth);
     let (sessions, door) = (ours.map_or(0, |line| line.sessions), door.name());
     vec![
-        Goal::new(format!("{sessions} sessions held, lost, {door}"), Bound::AtMost(0.0), lost),
+        Goal::new(
+            format!("{sessions} sessions held, lost or not opened, {door}"),
+            Bound::AtMost(0.0),
+            missing,
+        ),
         Goal::new(format!("added round trip with them ÷ with few, {door}"), Bound::AtMost(1.2), growth),
     ]
 }

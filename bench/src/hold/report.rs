@@ -25,7 +25,7 @@ pub(crate) struct Line {
     /// That were opened.
     pub(crate) sessions: usize,
     /// By cause.
-    not_opened: BTreeMap<String, u64>,
+    pub(crate) not_opened: BTreeMap<String, u64>,
     pub(crate) lost: BTreeMap<String, u64>,
     /// Where the server's processes were named.
     pub(crate) memory: Option<Memory>,

@@ -39,6 +39,8 @@ pub(super) async fn start(
         .env("UFB_EDGE_TLS_CERT", stage.path("cert.pem"))
         .env("UFB_EDGE_TLS_KEY", stage.path("key.pem"))
         .env("UFB_EDGE_THREADS", "1")
+        // All clients are here.
+        .env("UFB_EDGE_CONNECTIONS_PER_ADDRESS", limits.sessions.to_string())
         .env("UFB_ADMIN_LISTEN", "127.0.0.1:0")
         .env("UFB_POOL_PROVIDER", "fixed")
         .env("UFB_POOL_FIXED_ENDPOINTS", format!("http://{}", browser.address))
