@@ -189,7 +189,7 @@ fn from_authorization(value: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use billing::{Actor, NewCustomer, NewSession, SessionId, SessionRequest, Timestamp};
+    use billing::{NewSession, SessionId, SessionRequest, Timestamp};
     use http::StatusCode;
     use http_body_util::BodyExt;
 
@@ -199,15 +199,7 @@ mod tests {
     #[tokio::test]
     async fn a_token_that_has_expired() {
         let (gateway, _folder) = Gateway::for_tests().await;
-        let new = NewCustomer {
-            id: None,
-            email: "a@example.com".to_owned(),
-            plan: "starter".to_owned(),
-            prepaid: None,
-        };
-        let now = gateway.clock.now();
-        let (_, secret) = gateway.billing.create_customer(new, Actor::Operator, now).await.unwrap();
-        let who = gateway.billing.authenticate(secret.expose()).await.unwrap().unwrap();
+        let (who, now) = (gateway.customer_for_tests().await, gateway.clock.now());
         let lifetime = u64::try_from(LIFETIME.as_millis()).unwrap();
         let token = gateway.tokens.sign(&Claims {
             who: who.clone(),

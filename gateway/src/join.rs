@@ -375,14 +375,14 @@ fn not_attached(why: NotAttached) -> Refusal {
 
 #[cfg(test)]
 mod tests {
-    use billing::{Actor, GatewayId, NewCustomer};
+    use billing::GatewayId;
 
     use super::*;
 
     #[tokio::test]
     async fn what_is_not_live_here() {
         let (gateway, _folder) = Gateway::for_tests().await;
-        let (owner, other) = (customer(&gateway).await, customer(&gateway).await);
+        let (owner, other) = (gateway.customer_for_tests().await, gateway.customer_for_tests().await);
         let now = gateway.clock.now();
         for (id, by) in [("here", gateway.id.clone()), ("elsewhere", GatewayId::random())] {
             let id: SessionId = id.parse().unwrap();
@@ -405,13 +405,5 @@ mod tests {
             let found = find(&gateway, &Identity::Key(who.clone()), id).await;
             assert_eq!(found.unwrap_err().code(), code, "{id}");
         }
-    }
-
-    async fn customer(gateway: &Gateway) -> Principal {
-        let (email, plan) = ("a@example.com".to_owned(), "starter".to_owned());
-        let new = NewCustomer { id: None, email, plan, prepaid: None };
-        let created = gateway.billing.create_customer(new, Actor::Operator, gateway.clock.now());
-        let (_, secret) = created.await.unwrap();
-        gateway.billing.authenticate(secret.expose()).await.unwrap().unwrap()
     }
 }

@@ -192,7 +192,7 @@ async fn pay(
 
 #[cfg(test)]
 mod tests {
-    use billing::{Actor, Micros, NewCustomer, NewSession, Outcome, Reserved, SessionRequest, State};
+    use billing::{Micros, NewSession, Outcome, Reserved, SessionRequest, State};
 
     use super::*;
     use crate::sessions::Live;
@@ -201,22 +201,19 @@ mod tests {
     async fn what_the_ledger_was_told_of_is_on_credit_no_more() {
         let (gateway, _folder) = Gateway::for_tests().await;
         let Gateway { billing, owed, clock, sessions, id, .. } = &*gateway;
-        let (email, plan) = ("a@example.com".to_owned(), "starter".to_owned());
-        let new = NewCustomer { id: None, email, plan, prepaid: None };
-        let (account, secret) = billing.create_customer(new, Actor::Operator, clock.now()).await.unwrap();
-        let who = billing.authenticate(secret.expose()).await.unwrap().unwrap();
+        let who = gateway.customer_for_tests().await;
         let fresh = || NewSession::fresh(SessionRequest::default());
         let terms = billing.hold(&who, fresh(), id, clock.now()).await.unwrap().session.terms;
         let given = Reserved::unsecured(&who, &fresh(), terms, id, clock.now()).unwrap();
         let live = Arc::new(Live::held_for_tests(given, clock.now()));
         let _attached = sessions.begin(Arc::clone(&live), [127, 0, 0, 1].into());
         owed.keep(live.debt(0)).unwrap();
-        assert!(live.is_unsecured() && owed.on_credit(&account.id) == terms.session_price);
+        assert!(live.is_unsecured() && owed.on_credit(&who.account) == terms.session_price);
 
         repay_all(owed, billing, clock, sessions).await.unwrap();
         // The ledger is away once more.
         owed.keep(live.debt(2)).unwrap();
-        assert!(!live.is_unsecured() && owed.on_credit(&account.id) == Micros::ZERO);
+        assert!(!live.is_unsecured() && owed.on_credit(&who.account) == Micros::ZERO);
         repay_all(owed, billing, clock, sessions).await.unwrap();
         assert!(owed.is_empty());
     }
@@ -225,15 +222,12 @@ mod tests {
     async fn how_a_session_ended_counts_and_not_that_it_had_run_before() {
         let (gateway, _folder) = Gateway::for_tests().await;
         let Gateway { billing, owed, clock, sessions, id, .. } = &*gateway;
-        let (email, plan) = ("a@example.com".to_owned(), "starter".to_owned());
-        let new = NewCustomer { id: None, email, plan, prepaid: None };
-        let (account, secret) = billing.create_customer(new, Actor::Operator, clock.now()).await.unwrap();
-        let who = billing.authenticate(secret.expose()).await.unwrap().unwrap();
+        let who = gateway.customer_for_tests().await;
         let now = clock.now();
         let new = NewSession::fresh(SessionRequest::default());
         let held = billing.hold(&who, new, id, now).await.unwrap().session;
         let ran = Debt {
-            account: account.id.clone(),
+            account: who.account.clone(),
             session: held.id.clone(),
             hold: held.hold,
             begun_at: now,
@@ -250,9 +244,9 @@ mod tests {
 
         // Somebody had looked at what is owed before it ended.
         pay(owed, billing, clock, sessions, &ran).await.unwrap();
-        assert_eq!(billing.session(&account.id, &held.id).await.unwrap().unwrap().state, State::Open);
+        assert_eq!(billing.session(&who.account, &held.id).await.unwrap().unwrap().state, State::Open);
         repay_all(owed, billing, clock, sessions).await.unwrap();
-        assert!(billing.session(&account.id, &held.id).await.unwrap().unwrap().refunded);
+        assert!(billing.session(&who.account, &held.id).await.unwrap().unwrap().refunded);
         assert!(owed.is_empty());
     }
 }

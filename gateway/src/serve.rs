@@ -103,6 +103,17 @@ pub enum Tenure {
 }
 
 impl Gateway {
+    /// A customer on the plan `starter`, by its key.
+    #[cfg(test)]
+    pub(crate) async fn customer_for_tests(&self) -> billing::Principal {
+        let (email, plan) = ("a@example.com".to_owned(), "starter".to_owned());
+        let new = billing::NewCustomer { id: None, email, plan, prepaid: None };
+        let created = self.billing.create_customer(new, billing::Actor::Operator, self.clock.now());
+        let (_, secret) = created.await.expect("the store works");
+        let known = self.billing.authenticate(secret.expose()).await.expect("the store works");
+        known.expect("it was made above")
+    }
+
     /// One without doors and browsers, whose meter runs. It goes with the folder.
     #[cfg(test)]
     pub(crate) async fn for_tests() -> (Arc<Self>, tempfile::TempDir) {

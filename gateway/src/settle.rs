@@ -387,22 +387,14 @@ pub fn report(record: &Session, outcome: &Outcome) {
 
 #[cfg(test)]
 mod tests {
-    use billing::{Actor, NewCustomer, NewSession, SessionRequest, State};
+    use billing::{NewSession, SessionRequest, State};
 
     use super::*;
 
     #[tokio::test]
     async fn a_clock_that_is_set_gives_up_nobody_who_is_being_admitted() {
         let (gateway, _folder) = Gateway::for_tests().await;
-        let new = NewCustomer {
-            id: None,
-            email: "a@example.com".to_owned(),
-            plan: "starter".to_owned(),
-            prepaid: None,
-        };
-        let now = gateway.clock.now();
-        let (_, secret) = gateway.billing.create_customer(new, Actor::Operator, now).await.unwrap();
-        let who = gateway.billing.authenticate(secret.expose()).await.unwrap().unwrap();
+        let (who, now) = (gateway.customer_for_tests().await, gateway.clock.now());
         let new = NewSession::fresh(SessionRequest::default());
         let held = gateway.billing.reserve(&who, new, &gateway.id, now).await.unwrap();
         let state = async || {

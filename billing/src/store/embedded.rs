@@ -65,10 +65,10 @@ mod tests;
 
 const INSERT_ACCOUNT: &str = "INSERT INTO accounts (version, body, id) VALUES (?1, ?2, ?3)";
 /// The version alone would not do: what was decided on commits that were put off, and then were not made, counts on from
-/// there, and another process's commits have the same numbers. The hash of its last log entry, which is somewhere in the
-/// body, tells the two histories apart.
+/// there, and another process's commits have the same numbers. The hash of its last log entry tells the
+/// two histories apart.
 const UPDATE_ACCOUNT: &str = "UPDATE accounts SET version = ?1, body = ?2
-    WHERE id = ?3 AND version = ?4 AND instr(body, ?5) > 0";
+    WHERE id = ?3 AND version = ?4 AND body ->> '$.head.hash' = ?5";
 const SELECT_ACCOUNT: &str = "SELECT version, body FROM accounts WHERE id = ?1";
 const SELECT_ACCOUNTS: &str = "SELECT version, body FROM accounts ORDER BY id";
 const INSERT_KEY: &str = "INSERT INTO api_keys (hash, account, id) VALUES (?1, ?2, ?3)";

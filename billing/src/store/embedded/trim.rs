@@ -10,7 +10,7 @@ use crate::store::{Committed, StoreError, remember};
 use crate::time::Timestamp;
 
 const NEXT_VERSION: &str = "UPDATE accounts SET version = version + 1
-    WHERE id = ?1 AND version = ?2 AND instr(body, ?3) > 0";
+    WHERE id = ?1 AND version = ?2 AND body ->> '$.head.hash' = ?3";
 /// A command that is given again later has to be known. There are few of them in a long log; of itself SQLite would read all
 /// of it, while holds wait.
 const KEEP_COMMANDS: &str = "INSERT INTO sealed_commands (account, command, body)
