@@ -192,7 +192,7 @@ pub async fn start(
         Box::pin(tell_unusual(gateway, who)).await;
         return Err(refusal.into());
     }
-    pacing::start(&who.account).await;
+    pacing::start(&who.account, gateway.start_timeout).await?;
     let place = gateway.places.enter()?;
     let held = hold(gateway, who, new, site).await?;
     let (lease, held) = claim(gateway, held, site).await?;

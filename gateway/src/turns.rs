@@ -31,6 +31,35 @@ impl<K: Clone + Ord, T> Turns<K, T> {
         }
     }
 
+    /// How many of that key wait.
+    pub(crate) fn waiting(&self, key: &K) -> usize {
+        self.lines.get(key).map_or(0, VecDeque::len)
+    }
+
+    /// Keys that have a line.
+    pub(crate) fn len(&self) -> usize {
+        self.order.len()
+    }
+
+    /// Whose turn it is, of those who have not gone.
+    pub(crate) fn peek(&mut self, is_gone: impl Fn(&T) -> bool) -> Option<&K> {
+        while let Some(line) = self.lines.get_mut(self.order.front()?) {
+            while line.pop_front_if(|first| is_gone(first)).is_some() {}
+            if !line.is_empty() {
+                break;
+            }
+            self.lines.remove(&self.order.pop_front()?);
+        }
+        self.order.front()
+    }
+
+    /// Whose turn it is lets the others go first.
+    pub(crate) fn pass(&mut self) {
+        if !self.order.is_empty() {
+            self.order.rotate_left(1);
+        }
+    }
+
     /// The first of the line whose turn it is; the rest of it has one when all others had theirs.
     pub(crate) fn next(&mut self) -> Option<T> {
         let key = self.order.pop_front()?;
@@ -48,6 +77,33 @@ impl<K: Clone + Ord, T> Turns<K, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_lets_others_go_first_loses_nobody() {
+        let mut turns = Turns::new();
+        let all_stay = |_: &i32| false;
+        turns.pass();
+        turns.push(&"resting", 1);
+        turns.push(&"other", 2);
+        assert_eq!(turns.peek(all_stay), Some(&"resting"));
+        turns.pass();
+        assert_eq!((turns.next(), turns.len()), (Some(2), 1));
+        turns.pass();
+        assert_eq!(turns.peek(all_stay), Some(&"resting"));
+        assert_eq!(turns.next(), Some(1));
+        assert_eq!(turns.peek(all_stay), None);
+    }
+
+    #[test]
+    fn who_has_gone_has_no_turn() {
+        let mut turns = Turns::new();
+        for number in 0..4 {
+            turns.push(&"leaving", number);
+        }
+        turns.push(&"staying", 10);
+        assert_eq!(turns.peek(|number| *number != 3 && *number < 10), Some(&"leaving"));
+        assert_eq!((turns.next(), turns.next(), turns.next()), (Some(3), Some(10), None));
+    }
 
     #[test]
     fn keys_are_served_in_turn_and_each_in_order() {
