@@ -19,7 +19,7 @@ use crate::ledger::{
 };
 use crate::money::Micros;
 use crate::plan::{Catalogue, Plan, Terms};
-use crate::request::NewSession;
+use crate::request::{NewSession, SessionRequest};
 use crate::session::{End, Session, SessionCursor, SessionName, State};
 #[cfg(test)]
 use crate::store::memory::Line;
@@ -93,22 +93,31 @@ pub struct Reserved {
     pub session: Session,
     /// The account's sessions that are held or open, this one among them.
     pub concurrent: u32,
-    /// None: it is held already.
-    promise: Option<Promise>,
-    is_unsecured: bool,
+    cover: Cover,
+}
+
+/// What a session that may have its browser is covered by.
+#[derive(Clone, Debug)]
+enum Cover {
+    Held,
+    /// Held before anybody asked for it.
+    Spare,
+    Promise(Promise),
+    /// Nothing is set aside for it.
+    Credit,
 }
 
 impl Reserved {
     /// Whether nothing of it was written down yet when it was answered, so that [`Billing::confirm`] may have to refuse it
     /// and its client is to get nothing before that.
     pub fn is_on_its_way(&self) -> bool {
-        matches!(self.promise, Some(Promise::Sent(_)))
+        matches!(self.cover, Cover::Promise(Promise::Sent(_)))
     }
 
     /// Has a commit that is on its way set off, where it has not: by itself it lets a millisecond pass, in which its client's
     /// first word is to be passed on.
     pub fn hurry(&self) {
-        if let Some(promise) = &self.promise {
+        if let Cover::Promise(promise) = &self.cover {
             promise.hurry();
         }
     }
@@ -116,14 +125,23 @@ impl Reserved {
     /// It was confirmed, and is held whatever was known of that before.
     #[must_use]
     pub fn confirmed(self) -> Self {
-        Reserved { promise: None, ..self }
+        match self.cover {
+            Cover::Promise(_) => Reserved { cover: Cover::Held, ..self },
+            Cover::Held | Cover::Spare | Cover::Credit => self,
+        }
     }
 
     /// Waits for a commit that is on its way, without a hurry. [`Billing::confirm`] says what became of it.
     pub async fn arrived(&self) {
-        if let Some(promise) = &self.promise {
+        if let Cover::Promise(promise) = &self.cover {
             promise.arrived().await;
         }
+    }
+
+    /// Whether it was held [ahead](Billing::hold_ahead) of whoever asked for it: what was decided of its account since has not
+    /// been seen.
+    pub fn is_spare(&self) -> bool {
+        matches!(self.cover, Cover::Spare)
     }
 }
 
@@ -139,7 +157,11 @@ pub struct Standing {
 impl Reserved {
     /// Whether the ledger has it for sure, without asking.
     pub fn is_held(&self) -> bool {
-        !self.is_unsecured && self.promise.as_ref().is_none_or(Promise::is_kept)
+        match &self.cover {
+            Cover::Held | Cover::Spare => true,
+            Cover::Promise(promise) => promise.is_kept(),
+            Cover::Credit => false,
+        }
     }
 }
 
@@ -556,12 +578,7 @@ impl Billing {
         }
         // Boxed, as in `confirm`: their futures would be the largest part of a session's that never needs them.
         let held = Box::pin(self.hold(who, new, gateway, now)).await?;
-        Ok(Reserved {
-            session: held.session,
-            concurrent: held.concurrent,
-            promise: None,
-            is_unsecured: false,
-        })
+        Ok(Reserved { session: held.session, concurrent: held.concurrent, cover: Cover::Held })
     }
 
     fn reserve_fresh(
@@ -586,7 +603,38 @@ impl Billing {
             Some(change)
         })?;
         let (session, concurrent) = held?;
-        Some(Reserved { session, concurrent, promise: Some(promise), is_unsecured: false })
+        Some(Reserved { session, concurrent, cover: Cover::Promise(promise) })
+    }
+
+    /// Holds a session that nobody has asked for yet, so that whoever does need not wait for that: one with a new id that
+    /// asks for nothing else. Whoever holds it begins it or voids it, like any other. `None`: there would be room for fewer than
+    /// `others` beside it, which are left to whoever asks elsewhere.
+    ///
+    /// Either answer is of the account as it is now, whatever another process has done.
+    ///
+    /// # Errors
+    /// Those of [`Billing::hold`], but nobody is told of a refusal.
+    pub async fn hold_ahead(
+        &self,
+        who: &Principal,
+        gateway: &GatewayId,
+        others: u32,
+        now: Timestamp,
+    ) -> Result<Option<Reserved>, HoldError> {
+        let new = (&NewSession::fresh(SessionRequest::default()), self.shared.holds.mint());
+        let order = Order { account: &who.account, sessions: &[], durability: Durability::Process, now };
+        let held = self.apply(order, |account, _, given| {
+            let answer = ledger::hold(account, &who.key, new, gateway, None, given)?;
+            let has_room = ledger::has_room(account, others.saturating_add(1), given.plan);
+            Ok::<_, HoldError>(if has_room { answer } else { Answer::Exists })
+        });
+        match held.await?.ok_or(HoldError::Refused(Refusal::KeyRevoked))? {
+            Applied::Changed(change) => {
+                let Held { session, concurrent, .. } = held_by(Arc::unwrap_or_clone(change));
+                Ok(Some(Reserved { session, concurrent, cover: Cover::Spare }))
+            }
+            Applied::Exists => Ok(None),
+        }
     }
 
     /// Makes sure that a reserved session is held. A repeat is free.
@@ -595,7 +643,7 @@ impl Billing {
     /// Those of [`Billing::hold`]: another process has changed the account since. Nothing is held then, and the session
     /// must end.
     pub async fn confirm(&self, reserved: &Reserved, now: Timestamp) -> Result<(), HoldError> {
-        let Some(promise) = &reserved.promise else { return Ok(()) };
+        let Cover::Promise(promise) = &reserved.cover else { return Ok(()) };
         match self.store().redeem(promise).await? {
             Committed::Done => return Ok(()),
             Committed::Conflict | Committed::Exists => {}

@@ -27,6 +27,11 @@ impl NewSession {
         NewSession { id: SessionId::random(), request, is_fresh: true }
     }
 
+    /// Whether nothing is asked for but a session: any id will do.
+    pub fn is_any(&self) -> bool {
+        self.is_fresh && self.request.is_empty()
+    }
+
     /// One with the customer's own id, which may be that of a session that exists.
     pub fn named(id: SessionId, request: SessionRequest) -> Self {
         NewSession { id, request, is_fresh: false }

@@ -41,6 +41,10 @@ pub async fn hold(
         let on_credit = unsecured.start(owed, who, &new, id, clock.now());
         return on_credit.ok_or(Refusal::LedgerAway.into());
     }
+    if let Some(spare) = gateway.spares.take(who, &new) {
+        gateway.unsecured.note(&spare);
+        return Ok(spare);
+    }
     let reserved = gateway.billing.reserve(who, new, &gateway.id, gateway.clock.now()).await;
     let note = |reserved: &Reserved| {
         // One that is on its way may be refused yet.

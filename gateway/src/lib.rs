@@ -29,6 +29,7 @@ pub mod crowd;
 pub mod hold;
 pub mod claim;
 pub mod upgrade;
+pub mod spares;
 pub mod splice;
 pub mod frame;
 mod busy_poll;

@@ -48,6 +48,8 @@ pub struct Census {
     waiting_sessions: usize,
     /// Sessions of this gateway that the ledger has not settled; none where it did not answer.
     holds: Option<usize>,
+    /// Holds that wait for somebody to ask for them.
+    spare_holds: usize,
     /// Sessions of which the ledger has to be told something that it could not be told.
     owed_sessions: usize,
     /// What of them nobody has set aside: sessions on credit.
@@ -67,6 +69,7 @@ impl Census {
             live_sessions: gateway.sessions.len(),
             waiting_sessions: gateway.sessions.waiting(),
             holds: holds(gateway).await,
+            spare_holds: gateway.spares.count(),
             owed_sessions: gateway.owed.len(),
             unsecured_micros: gateway.owed.all_on_credit().get(),
             clocks_apart: gateway.clock.contradiction().map_or(0, |apart| apart.as_secs()),
@@ -82,6 +85,7 @@ impl Census {
         gauge!("ufb_gateway_live_sessions").set(self.live_sessions as f64);
         gauge!("ufb_gateway_waiting_sessions").set(self.waiting_sessions as f64);
         gauge!("ufb_gateway_owed_sessions").set(self.owed_sessions as f64);
+        gauge!("ufb_gateway_spare_holds").set(self.spare_holds as f64);
         gauge!("ufb_gateway_unsecured_micros").set(self.unsecured_micros as f64);
         gauge!("ufb_gateway_ledger_away_seconds").set(self.ledger_away as f64);
         gauge!("ufb_gateway_clocks_apart_seconds").set(self.clocks_apart as f64);

@@ -37,6 +37,7 @@ use crate::places::Places;
 use crate::sessions::Sessions;
 use crate::settle::Strays;
 use crate::settling::Settling;
+use crate::spares::{self, Spares};
 use crate::takeover::{self, Heirlooms, Inheritance, Offering, Part, Predecessor};
 use crate::token::Signer;
 use crate::unsecured::Unsecured;
@@ -74,6 +75,7 @@ pub struct Gateway {
     pub outage_limit: Duration,
     pub places: Places,
     pub settling: Settling,
+    pub spares: Spares,
     pub crowd: Crowd,
     pub public_url: Option<PublicUrl>,
     /// How long a client may wait for a browser.
@@ -143,6 +145,7 @@ impl Gateway {
             unsecured: Unsecured::new(billing::Micros::ZERO),
             id,
             settling: Settling::of(&billing),
+            spares: Spares::of(&billing),
             billing,
             pool,
             sessions: Sessions::default(),
@@ -252,6 +255,7 @@ pub async fn serve(serve: Serve) -> Result<()> {
     tasks.spawn(outage::repay(Arc::clone(&gateway)));
     tasks.spawn(limits::enforce(Arc::clone(&gateway)));
     tasks.spawn(suspension::enforce(Arc::clone(&gateway)));
+    tasks.spawn(spares::tend(Arc::clone(&gateway)));
     tasks.spawn(keeping::run(Arc::clone(&gateway), config.session.kept));
     tasks.spawn(notices::consume(Arc::clone(&gateway)));
     tasks.spawn(notices::tidy(Arc::clone(&gateway), config.events.kept));
@@ -282,6 +286,7 @@ pub async fn serve(serve: Serve) -> Result<()> {
     addresses.announce(ready_file.as_deref())?;
 
     drain::until_drained(&gateway, signals, config.session.drain_deadline).await;
+    spares::close(&gateway).await;
     gateway.pool.close().await;
     tasks.shutdown().await;
     // Where profiles are still being removed, the next start goes on with it.
@@ -386,6 +391,7 @@ async fn open(config: &Config, data_dir: &Path, succeeds: bool) -> Result<Arc<Ga
     let gateway = Arc::new(Gateway {
         id,
         settling: Settling::of(&billing),
+        spares: Spares::of(&billing),
         billing,
         pool,
         sessions,

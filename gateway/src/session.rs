@@ -27,6 +27,7 @@ use crate::route::{self, Asked, Route};
 use crate::serve::Gateway;
 use crate::sessions::{Attached, Estate, Keeper, Last, Live, Starting};
 use crate::settle::{self, Judgement, Reason, Target, judge, settle};
+use crate::spares;
 use crate::splice::{Client, Ended, Standing, cut, hang_up, say_goodbye, splice};
 use crate::unsecured;
 use crate::upgrade::Handshake;
@@ -429,6 +430,7 @@ async fn follow_up(gateway: Arc<Gateway>, live: Arc<Live>) {
     }
     sleep(HEAD_START).await;
     gateway.pool.refill();
+    spares::replace(&gateway, &live).await;
     if !gateway.sessions.contains(live.name()) {
         // Over already, and its beginning noted with its end.
         return;

@@ -5,7 +5,7 @@ use std::slice;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Applied, Billing, Error, Order, Reserved};
+use super::{Applied, Billing, Cover, Error, Order, Reserved};
 use crate::id::{AccountId, GatewayId, HoldId, KeyId, SessionId};
 use crate::key::{Principal, Secret};
 use crate::ledger::{self, Answer, Progress};
@@ -131,12 +131,12 @@ impl Reserved {
         let whose = (&who.account, &who.key);
         let held = (new, HoldId::random());
         let session = Session::held(whose, held, gateway, (terms, Funding::default()), now);
-        new.is_fresh.then_some(Reserved { session, concurrent: 1, promise: None, is_unsecured: true })
+        new.is_fresh.then_some(Reserved { session, concurrent: 1, cover: Cover::Credit })
     }
 
     /// Whether nothing is set aside for it.
     pub fn is_unsecured(&self) -> bool {
-        self.is_unsecured
+        matches!(self.cover, Cover::Credit)
     }
 }
 

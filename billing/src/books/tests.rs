@@ -78,7 +78,7 @@ impl Billing {
 }
 
 fn reserved(session: &Session) -> Reserved {
-    Reserved { session: session.clone(), concurrent: 1, promise: None, is_unsecured: false }
+    Reserved { session: session.clone(), concurrent: 1, cover: Cover::Held }
 }
 
 /// A store of one's own.
@@ -354,7 +354,11 @@ async fn what_comes_late_for_a_session_says_nothing_of_a_later_one_of_its_id(ben
             up_bytes: 0,
             down_bytes: 0,
             end: None,
-            credit: Credit::of(&Reserved { session: first.clone(), is_unsecured: true, ..reserved(&second) }),
+            credit: Credit::of(&Reserved {
+                session: first.clone(),
+                cover: Cover::Credit,
+                ..reserved(&second)
+            }),
         };
         assert!(!here.repay(&owes, after(3)).await.unwrap());
         here.void(first.name(), "no browser", after(3)).await.unwrap();

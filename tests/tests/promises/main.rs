@@ -28,6 +28,7 @@ mod queue;
 mod quickstart;
 mod rest;
 mod slow_reader;
+mod spares;
 mod takeover;
 mod snippets;
 mod sockets;

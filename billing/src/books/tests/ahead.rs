@@ -123,3 +123,33 @@ async fn what_was_seen_long_ago_is_no_ground_to_answer_ahead() {
     tokio::time::advance(Duration::from_secs(29)).await;
     assert!(reserve(&billing, &who).await.is_on_its_way());
 }
+
+#[tokio::test]
+async fn nobody_s_session_is_held_where_it_leaves_others_room() {
+    let bench = Bench::redis();
+    let hold_ahead = async |who: &Principal| {
+        let others = u32::try_from(OTHERS).unwrap();
+        bench.billing.hold_ahead(who, &gateway("gw"), others, START).await
+    };
+    // What another process has taken is seen.
+    for (left, is_held) in [(OTHERS, false), (OTHERS + 1, true)] {
+        let customer = bench.prepaid((left + 1) * PRICE).await;
+        hold(&bench.another(), &customer.who, 1).await;
+        let spare = hold_ahead(&customer.who).await.unwrap();
+        assert_eq!(spare.is_some(), is_held, "{left} sessions are paid for");
+        let left = if is_held { left - 1 } else { left };
+        assert_eq!(balance(&bench.another(), &customer.id).await, left * PRICE);
+    }
+
+    let customer = bench.prepaid(100 * PRICE).await;
+    let spare = hold_ahead(&customer.who).await.unwrap().expect("there is room");
+    assert!(spare.is_spare() && spare.is_held() && !spare.is_on_its_way());
+    bench.billing.confirm(&spare, START).await.unwrap();
+    bench.another().void(spare.session.name(), "not needed", START).await.unwrap();
+    assert_eq!(balance(&bench.billing, &customer.id).await, 100 * PRICE);
+
+    // So is a key that it has revoked.
+    bench.another().revoke_key(&customer.id, &customer.who.key, Actor::Operator, START).await.unwrap();
+    let refused = hold_ahead(&customer.who).await;
+    assert!(matches!(refused, Err(HoldError::Refused(Refusal::KeyRevoked))), "{refused:?}");
+}
