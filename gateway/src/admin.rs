@@ -1,12 +1,13 @@
 //! The operator's port: metrics, health, what there is, drain. It asks for no credential, so it listens on loopback unless told otherwise.
 
 use std::convert::Infallible;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, ORIGIN};
-use http::{HeaderValue, Method, Request, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -18,6 +19,7 @@ use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio::time::sleep;
 
+use crate::host::Host;
 use crate::metrics::{Census, Report};
 use crate::serve::{Gateway, Tenure};
 
@@ -42,10 +44,17 @@ pub async fn serve(listener: TcpListener, gateway: Arc<Gateway>, metrics: Promet
             continue;
         };
         let (gateway, metrics) = (Arc::clone(&gateway), metrics.clone());
+        let is_local = stream.local_addr().is_ok_and(|own| own.ip().is_loopback());
         tokio::spawn(async move {
             let service = service_fn(|request| {
                 let (gateway, metrics) = (&gateway, &metrics);
-                async move { Ok::<_, Infallible>(answer(&request, gateway, metrics).await) }
+                async move {
+                    let answer = match stranger(request.headers(), is_local) {
+                        Some(why) => text(StatusCode::FORBIDDEN, why.to_owned()),
+                        None => answer(&request, gateway, metrics).await,
+                    };
+                    Ok::<_, Infallible>(answer)
+                }
             });
             // A scraper that hangs up is no news.
             let _ = http1::Builder::new()
@@ -58,15 +67,29 @@ pub async fn serve(listener: TcpListener, gateway: Arc<Gateway>, metrics: Promet
     }
 }
 
+/// Why whoever asks is none for whom this door is: a page, which a browser of this machine shows, can reach it as well.
+///
+/// Only browsers send an origin. They send none with what a page reads from its own host, which its owner may have let
+/// lead here for that (DNS rebinding); but then the host has a name, by which nobody else calls a loopback address.
+fn stranger(headers: &HeaderMap, is_local: bool) -> Option<&'static str> {
+    if headers.contains_key(ORIGIN) {
+        return Some("pages have no business here\n");
+    }
+    let host = Host::of(headers);
+    let is_named = host.is_some_and(|host| !is_address(host.authority().host()));
+    (is_local && is_named).then_some("ask for it by its address, or as localhost\n")
+}
+
+fn is_address(host: &str) -> bool {
+    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    bare.parse::<IpAddr>().is_ok() || host.eq_ignore_ascii_case("localhost")
+}
+
 async fn answer(
     request: &Request<Incoming>,
     gateway: &Gateway,
     metrics: &PrometheusHandle,
 ) -> Response<Full<Bytes>> {
-    // A page, which a browser of this machine shows, can reach this port as well; only browsers send an origin.
-    if request.headers().contains_key(ORIGIN) {
-        return text(StatusCode::FORBIDDEN, "pages have no business here\n".to_owned());
-    }
     match (request.method(), request.uri().path()) {
         (&Method::GET, "/metrics") => {
             Census::take(gateway).await.report();
