@@ -70,6 +70,9 @@ pub struct Account {
     /// Whether that was told since money was last added.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub low_balance_told: bool,
+    /// Until then some of its sessions may be held though nobody has asked for them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ahead_until: Option<Timestamp>,
     /// When it was erased. What is personal is gone then, and nothing but its log and its figures is left.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub erased_at: Option<Timestamp>,

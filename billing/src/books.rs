@@ -187,6 +187,15 @@ pub enum HoldError {
     /// The account has a session of that id, which was asked for with other words. Nothing was charged again.
     #[error("the session exists, and another one was asked for")]
     ExistsDifferent(Box<Session>),
+    /// The account may not start one as long as sessions of it are held that nobody has asked for. What of them is not
+    /// begun is given back by then, so that it is worth while to ask again.
+    #[error("{refusal}, while sessions are held ahead")]
+    Ahead {
+        /// What would be said without that.
+        refusal: Refusal,
+        /// When.
+        until: Timestamp,
+    },
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -521,7 +530,8 @@ impl Billing {
     ) -> Result<Held, HoldError> {
         let order = Order { account: &who.account, sessions: &[], durability: Durability::Process, now };
         let held = self.apply(order, |account, _, given| {
-            ledger::hold(account, &who.key, (new, hold), gateway, None, given).map_err(HoldError::Refused)
+            let answer = ledger::hold(account, &who.key, (new, hold), gateway, None, given);
+            answer.map_err(|refusal| denied(account, refusal, now))
         });
         let failed = match held.await {
             Ok(Some(Applied::Changed(change))) => return Ok(held_by(Arc::unwrap_or_clone(change))),
@@ -566,18 +576,18 @@ impl Billing {
     pub async fn reserve(
         &self,
         who: &Principal,
-        new: NewSession,
+        new: &NewSession,
         gateway: &GatewayId,
         now: Timestamp,
     ) -> Result<Reserved, HoldError> {
         // An id that was given by a customer may be one that exists.
         if new.is_fresh
-            && let Some(reserved) = self.reserve_fresh(who, &new, gateway, now)
+            && let Some(reserved) = self.reserve_fresh(who, new, gateway, now)
         {
             return Ok(reserved);
         }
         // Boxed, as in `confirm`: their futures would be the largest part of a session's that never needs them.
-        let held = Box::pin(self.hold(who, new, gateway, now)).await?;
+        let held = Box::pin(self.hold_as(who, (new, self.shared.holds.mint()), gateway, now)).await?;
         Ok(Reserved { session: held.session, concurrent: held.concurrent, cover: Cover::Held })
     }
 
@@ -607,8 +617,9 @@ impl Billing {
     }
 
     /// Holds a session that nobody has asked for yet, so that whoever does need not wait for that: one with a new id that
-    /// asks for nothing else. Whoever holds it begins it or voids it, like any other. `None`: there would be room for fewer than
-    /// `others` beside it, which are left to whoever asks elsewhere.
+    /// asks for nothing else. Whoever holds it begins it or voids it, like any other, before `until`: whoever would be refused a
+    /// session meanwhile is told to ask again then ([`HoldError::Ahead`]). `None`: there would be room for fewer than `others`
+    /// beside it.
     ///
     /// Either answer is of the account as it is now, whatever another process has done.
     ///
@@ -618,15 +629,14 @@ impl Billing {
         &self,
         who: &Principal,
         gateway: &GatewayId,
-        others: u32,
+        (others, until): (u32, Timestamp),
         now: Timestamp,
     ) -> Result<Option<Reserved>, HoldError> {
         let new = (&NewSession::fresh(SessionRequest::default()), self.shared.holds.mint());
         let order = Order { account: &who.account, sessions: &[], durability: Durability::Process, now };
         let held = self.apply(order, |account, _, given| {
-            let answer = ledger::hold(account, &who.key, new, gateway, None, given)?;
-            let has_room = ledger::has_room(account, others.saturating_add(1), given.plan);
-            Ok::<_, HoldError>(if has_room { answer } else { Answer::Exists })
+            ledger::hold_ahead(account, &who.key, new, gateway, (others, until), given)
+                .map_err(HoldError::Refused)
         });
         match held.await?.ok_or(HoldError::Refused(Refusal::KeyRevoked))? {
             Applied::Changed(change) => {
@@ -728,7 +738,7 @@ impl Billing {
                     // Others may have been here since it was looked at.
                     Some(session) if session.state != State::Voided => Err(repeated(session.clone(), new)),
                     voided => ledger::hold(account, &who.key, (new, hold), gateway, voided, given)
-                        .map_err(HoldError::Refused),
+                        .map_err(|refusal| denied(account, refusal, now)),
                 }
             },
         );
@@ -941,7 +951,7 @@ impl Billing {
             }
             match self.hold_as(&who, (&new, hold), &gateway, held_at).await {
                 Ok(_) | Err(HoldError::Exists(_) | HoldError::ExistsDifferent(_)) => {}
-                Err(HoldError::Refused(refusal)) => {
+                Err(HoldError::Refused(refusal) | HoldError::Ahead { refusal, .. }) => {
                     tracing::warn!(session = %id, account = %who.account, %refusal, "a session that began before a kill is not in the ledger");
                 }
                 Err(HoldError::Store(error)) => return Err(error),
@@ -1171,6 +1181,14 @@ impl Billing {
     fn plan(&self, account: &Account) -> Result<&Plan, StoreError> {
         let plan = self.shared.catalogue.get(&account.plan);
         plan.ok_or_else(|| StoreError::UnknownPlan(account.plan.clone()))
+    }
+}
+
+/// What a refusal comes to for who asks now.
+fn denied(account: &Account, refusal: Refusal, now: Timestamp) -> HoldError {
+    match account.ahead_until {
+        Some(until) if now < until && refusal.is_for_lack() => HoldError::Ahead { refusal, until },
+        _ => HoldError::Refused(refusal),
     }
 }
 

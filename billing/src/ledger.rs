@@ -88,6 +88,14 @@ pub enum Refusal {
 }
 
 impl Refusal {
+    /// Whether it may be for what is held ahead.
+    pub(crate) fn is_for_lack(&self) -> bool {
+        match self {
+            Refusal::KeyRevoked | Refusal::Suspended => false,
+            Refusal::Money { .. } | Refusal::OverageCap { .. } | Refusal::Concurrency { .. } => true,
+        }
+    }
+
     /// Its name in events.
     fn name(&self) -> &'static str {
         match self {
@@ -267,6 +275,7 @@ fn blank(id: AccountId, email: String, prepaid: bool, given: Context<'_>) -> Acc
         unusual_at: None,
         low_balance: None,
         low_balance_told: false,
+        ahead_until: None,
         erased_at: None,
         keys: Vec::new(),
         head: Head::default(),
@@ -417,6 +426,30 @@ pub(crate) fn hold(
         None => SessionChange::New(session),
         Some(_) => SessionChange::Again(session),
     }))
+}
+
+/// The same for a session that nobody has asked for: not where there would be room for fewer than `others` beside it. It is
+/// begun or given back before `until`.
+pub(crate) fn hold_ahead(
+    account: &Account,
+    key: &KeyId,
+    new: (&NewSession, HoldId),
+    gateway: &GatewayId,
+    (others, until): (u32, Timestamp),
+    given: Context<'_>,
+) -> Result<Answer, Refusal> {
+    let answer = hold(account, key, new, gateway, None, given)?;
+    if !has_room(account, others.saturating_add(1), given.plan) {
+        return Ok(Answer::Exists);
+    }
+    Ok(match answer {
+        Answer::Change(change) => {
+            let mut change = Arc::unwrap_or_clone(change);
+            change.account.ahead_until = change.account.ahead_until.max(Some(until));
+            Answer::Change(Arc::new(change))
+        }
+        Answer::Exists => Answer::Exists,
+    })
 }
 
 /// Whether an account may start so many sessions more.

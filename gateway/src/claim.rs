@@ -7,7 +7,7 @@ use pool::{Lease, Share, Unavailable};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use crate::hold::{NotHeld, not_held};
+use crate::hold::{NotHeld, confirm, not_held};
 use crate::host::Site;
 use crate::refusal::Refusal;
 use crate::serve::Gateway;
@@ -55,7 +55,7 @@ enum Unmet {
 async fn wait(gateway: Arc<Gateway>, held: Reserved, share: Share) -> Result<(Lease, Reserved), Unmet> {
     let (mut reply, answer) = oneshot::channel();
     tokio::spawn(async move {
-        if let Err(error) = gateway.billing.confirm(&held, gateway.clock.now()).await {
+        if let Err(error) = confirm(&gateway, &held).await {
             return drop(reply.send(Err(Unmet::NotHeld(error))));
         }
         let held = held.confirmed();

@@ -6,6 +6,7 @@ use crate::host::Site;
 use crate::refusal::{Close, Refusal};
 use crate::serve::Gateway;
 use crate::sessions::Live;
+use crate::spares::insist;
 
 /// Why nothing was set aside. Nothing was charged either.
 #[derive(Debug)]
@@ -45,7 +46,8 @@ pub async fn hold(
         gateway.unsecured.note(&spare);
         return Ok(spare);
     }
-    let reserved = gateway.billing.reserve(who, new, &gateway.id, gateway.clock.now()).await;
+    let reserve = || gateway.billing.reserve(who, &new, &gateway.id, gateway.clock.now());
+    let reserved = insist(gateway, &who.account, reserve).await;
     let note = |reserved: &Reserved| {
         // One that is on its way may be refused yet.
         if !reserved.is_on_its_way() {
@@ -94,8 +96,18 @@ pub async fn confirm_late(gateway: &Gateway, reserved: &Reserved) -> Result<(), 
     ask(gateway, reserved).await.map_err(|error| close_of(&error))
 }
 
+/// Makes sure that it is set aside.
+///
+/// # Errors
+///
+/// Those of [`Billing::confirm`](billing::Billing::confirm).
+pub async fn confirm(gateway: &Gateway, reserved: &Reserved) -> Result<(), HoldError> {
+    insist(gateway, &reserved.session.account, || gateway.billing.confirm(reserved, gateway.clock.now()))
+        .await
+}
+
 async fn ask(gateway: &Gateway, reserved: &Reserved) -> Result<(), HoldError> {
-    let asked = gateway.billing.confirm(reserved, gateway.clock.now()).await;
+    let asked = confirm(gateway, reserved).await;
     asked.inspect_err(|error| {
         let Session { id, account, .. } = &reserved.session;
         tracing::warn!(%error, session = %id, %account, "a session could not be held after all");
@@ -121,19 +133,21 @@ pub async fn may_be_held(gateway: &Gateway, live: &Live) -> bool {
 #[must_use]
 pub fn close_of(error: &HoldError) -> Close {
     match error {
-        HoldError::Refused(Denied::Money { .. } | Denied::OverageCap { .. }) => Close::BalanceUsedUp,
-        HoldError::Refused(Denied::KeyRevoked | Denied::Suspended) => Close::NotAllowed,
-        HoldError::Refused(Denied::Concurrency { .. })
-        | HoldError::Exists(_)
-        | HoldError::ExistsDifferent(_)
-        | HoldError::Store(_) => Close::TryAgain,
+        HoldError::Refused(denied) | HoldError::Ahead { refusal: denied, .. } => match denied {
+            Denied::Money { .. } | Denied::OverageCap { .. } => Close::BalanceUsedUp,
+            Denied::KeyRevoked | Denied::Suspended => Close::NotAllowed,
+            Denied::Concurrency { .. } => Close::TryAgain,
+        },
+        HoldError::Exists(_) | HoldError::ExistsDifferent(_) | HoldError::Store(_) => Close::TryAgain,
     }
 }
 
 /// How it is refused.
 pub(crate) fn not_held(error: HoldError, site: &Site<'_>) -> NotHeld {
     match error {
-        HoldError::Refused(denied) => refusal(denied, site.top_up_url()).into(),
+        HoldError::Refused(denied) | HoldError::Ahead { refusal: denied, .. } => {
+            refusal(denied, site.top_up_url()).into()
+        }
         HoldError::Exists(session) => NotHeld::Exists(session),
         HoldError::ExistsDifferent(session) => NotHeld::ExistsDifferent(session),
         HoldError::Store(error) => {
@@ -146,7 +160,9 @@ pub(crate) fn not_held(error: HoldError, site: &Site<'_>) -> NotHeld {
 /// The code that it would have been refused with before its 101.
 fn code_of(error: &HoldError) -> &'static str {
     let refusal = match error {
-        HoldError::Refused(denied) => refusal(denied.clone(), String::new()),
+        HoldError::Refused(denied) | HoldError::Ahead { refusal: denied, .. } => {
+            refusal(denied.clone(), String::new())
+        }
         HoldError::Exists(_) | HoldError::ExistsDifferent(_) | HoldError::Store(_) => Refusal::LedgerAway,
     };
     refusal.code()

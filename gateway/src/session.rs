@@ -17,7 +17,7 @@ use tracing::{debug, info, warn};
 use crate::api::{self, discovery};
 use crate::authenticate::{authenticate, may_try};
 use crate::claim::claim;
-use crate::hold::{NotHeld, confirm_begun, hold, may_be_held, not_held};
+use crate::hold::{NotHeld, confirm, confirm_begun, hold, may_be_held, not_held};
 use crate::host::Site;
 use crate::join;
 use crate::pacing;
@@ -241,7 +241,7 @@ async fn confirm_detached(gateway: &Arc<Gateway>, started: Started) -> Result<St
     let (reply, answer) = oneshot::channel();
     let gateway = Arc::clone(gateway);
     tokio::spawn(async move {
-        let confirmed = gateway.billing.confirm(&started.held, gateway.clock.now()).await;
+        let confirmed = confirm(&gateway, &started.held).await;
         let unsent = match confirmed {
             Ok(()) => reply.send(Ok(Started { held: started.held.confirmed(), ..started })),
             Err(error) => {

@@ -15,6 +15,7 @@ use crate::hold::{close_of, confirm_late};
 use crate::refusal::Close;
 use crate::serve::Gateway;
 use crate::sessions::Live;
+use crate::spares::insist;
 use crate::splice::Cause;
 
 /// An end without a close frame looks the same for a crash and for `Browser.close`; the provider knows which it was as
@@ -322,7 +323,7 @@ async fn hold_again(gateway: &Gateway, live: &Live) -> Result<bool, StoreError> 
         return Ok(false);
     };
     let Session { account, id, .. } = session;
-    match gateway.billing.restore(session, gateway.clock.now()).await {
+    match insist(gateway, account, || gateway.billing.restore(session, gateway.clock.now())).await {
         Ok(()) => {
             warn!(session = %id, %account, "the store had forgotten a session; it is held again");
             Ok(true)
@@ -396,7 +397,7 @@ mod tests {
         let (gateway, _folder) = Gateway::for_tests().await;
         let (who, now) = (gateway.customer_for_tests().await, gateway.clock.now());
         let new = NewSession::fresh(SessionRequest::default());
-        let held = gateway.billing.reserve(&who, new, &gateway.id, now).await.unwrap();
+        let held = gateway.billing.reserve(&who, &new, &gateway.id, now).await.unwrap();
         let state = async || {
             let session = gateway.billing.session(&who.account, &held.session.id).await;
             session.unwrap().unwrap().state

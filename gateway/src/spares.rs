@@ -4,7 +4,7 @@
 //! A spare is an ordinary hold of an account that starts one session after another. Whoever takes it has another one put
 //! in its place a moment later; one that nobody takes is voided after [`LIFETIME`]. Until then its price is missing from the
 //! balance, and it counts as one of the account's sessions: so there are none where the account would have room for fewer than
-//! [`OTHERS`] beside it.
+//! [`OTHERS`] beside it, and nobody is refused for their sake, but asked to wait until they are gone.
 //!
 //! What another process has done to the account since a spare was held shows with the one that replaces it: a session that began
 //! with a key that is revoked, or of an account that is suspended, ends then.
@@ -14,7 +14,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use billing::{Billing, HoldError, KeyId, NewSession, Principal, Refusal, Reserved, Session};
+use billing::{
+    AccountId, Billing, HoldError, KeyId, NewSession, Principal, Refusal, Reserved, Session, Timestamp,
+};
 use dashmap::DashMap;
 use futures_util::future::join_all;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
@@ -31,8 +33,11 @@ const BUSY: usize = 4;
 /// How long a spare is kept. Far shorter than the silence after which other gateways settle what this one holds.
 const LIFETIME: Duration = Duration::from_secs(1);
 
-/// Of one key: as many as may be started while the first of them is replaced, which takes some ten milliseconds.
+/// Of one account: as many as may be started while the first of them is replaced, which takes some ten milliseconds.
 const MOST: usize = 4;
+
+/// One that was held so long ago is taken or given back: [`tend`] looks for those whose time is over as often.
+const GONE: Duration = Duration::from_secs(3);
 
 /// How long the ledger may take to give them back at the end. Who does not wait leaves it to others.
 const CLOSE: Duration = Duration::from_secs(5);
@@ -40,15 +45,15 @@ const CLOSE: Duration = Duration::from_secs(5);
 /// How often it is looked whether those that are being held have come.
 const LOOK: Duration = Duration::from_millis(5);
 
-/// Sessions that an account must have room for beside a spare: what other gateways may start of it meanwhile is not to be
-/// refused for its sake.
+/// Sessions that an account must have room for beside a spare: what other gateways may start of it meanwhile is not to wait
+/// for its sake.
 const OTHERS: u32 = 16;
 
 /// The spares of this gateway.
 #[derive(Debug)]
 pub struct Spares {
-    /// Of each key that was used lately. None where a hold costs no round trip.
-    desks: Option<DashMap<KeyId, Desk>>,
+    /// Of each account that started any lately. None where a hold costs no round trip.
+    desks: Option<DashMap<AccountId, Desk>>,
     is_closed: AtomicBool,
 }
 
@@ -76,10 +81,10 @@ impl Spares {
 
     /// A spare, where there is one that does for what is asked.
     pub fn take(&self, who: &Principal, new: &NewSession) -> Option<Reserved> {
-        let mut desk = self.desks.as_ref()?.entry(who.key.clone()).or_default();
+        let mut desk = self.desks.as_ref()?.entry(who.account.clone()).or_default();
         let now = Instant::now();
         desk.note_start(now);
-        let held = if new.is_any() { desk.take(now) } else { None };
+        let held = if new.is_any() { desk.take(&who.key, now) } else { None };
         held.inspect(|_| metrics::counter!("ufb_gateway_spare_holds_used_total").increment(1))
     }
 
@@ -95,19 +100,19 @@ impl Spares {
     }
 
     /// Whether one more is to be held, of which it has to be said when it [has come](Self::has_come), or not.
-    fn expect(&self, key: &KeyId, is_replaced: bool) -> bool {
+    fn expect(&self, account: &AccountId, is_replaced: bool) -> bool {
         let Some(desks) = self.desks.as_ref().filter(|_| !self.is_closed.load(Ordering::Acquire)) else {
             return false;
         };
-        let mut desk = desks.entry(key.clone()).or_default();
+        let mut desk = desks.entry(account.clone()).or_default();
         let is_wanted = is_replaced || desk.lacks_one(Instant::now());
         desk.coming += usize::from(is_wanted);
         is_wanted
     }
 
     /// For the next who asks. The answer is what there is no room for.
-    fn put(&self, key: &KeyId, spare: Spare) -> Option<Spare> {
-        let Some(mut desk) = self.desks.as_ref()?.get_mut(key) else { return Some(spare) };
+    fn put(&self, account: &AccountId, spare: Spare) -> Option<Spare> {
+        let Some(mut desk) = self.desks.as_ref()?.get_mut(account) else { return Some(spare) };
         // Whoever closes waits for what is coming.
         if desk.spares.len() >= MOST || self.is_closed.load(Ordering::Acquire) {
             return Some(spare);
@@ -116,8 +121,8 @@ impl Spares {
         None
     }
 
-    fn has_come(&self, key: &KeyId) {
-        if let Some(mut desk) = self.desks.as_ref().and_then(|desks| desks.get_mut(key)) {
+    fn has_come(&self, account: &AccountId) {
+        if let Some(mut desk) = self.desks.as_ref().and_then(|desks| desks.get_mut(account)) {
             desk.coming -= 1;
         }
     }
@@ -152,10 +157,12 @@ impl Desk {
         is_busy && self.spares.is_empty() && self.coming < MOST
     }
 
-    /// The latest, so that those which are too many grow old.
-    fn take(&mut self, now: Instant) -> Option<Reserved> {
-        let spare = self.spares.pop_back_if(|spare| now.duration_since(spare.since) < LIFETIME)?;
-        Some(spare.held)
+    /// The latest of that key, so that those which are too many grow old.
+    fn take(&mut self, key: &KeyId, now: Instant) -> Option<Reserved> {
+        let does =
+            |spare: &Spare| spare.held.session.key == *key && now.duration_since(spare.since) < LIFETIME;
+        let latest = self.spares.iter().rposition(does)?;
+        self.spares.remove(latest).map(|spare| spare.held)
     }
 }
 
@@ -163,22 +170,23 @@ impl Desk {
 pub async fn replace(gateway: &Gateway, live: &Live) {
     let Some(taken) = &live.reserved else { return };
     let Session { account, key, .. } = &taken.session;
-    if gateway.outage.is_away() || !gateway.spares.expect(key, taken.is_spare()) {
+    if gateway.outage.is_away() || !gateway.spares.expect(account, taken.is_spare()) {
         return;
     }
     let who = Principal { account: account.clone(), key: key.clone() };
-    let since = Instant::now();
-    let held = gateway.billing.hold_ahead(&who, &gateway.id, OTHERS, gateway.clock.now()).await;
+    let (since, now) = (Instant::now(), gateway.clock.now());
+    let until = Timestamp::from_millis(now.as_millis() + GONE.as_millis() as u64);
+    let held = gateway.billing.hold_ahead(&who, &gateway.id, (OTHERS, until), now).await;
     match held {
         Ok(Some(held)) => {
-            if let Some(unwanted) = gateway.spares.put(key, Spare { held, since }) {
+            if let Some(unwanted) = gateway.spares.put(account, Spare { held, since }) {
                 give_back(gateway, &unwanted.held).await;
             }
         }
         Ok(None) => {}
         Err(error) => note(gateway, live, &error),
     }
-    gateway.spares.has_come(key);
+    gateway.spares.has_come(account);
 }
 
 /// A session is not held ahead.
@@ -192,6 +200,45 @@ fn note(gateway: &Gateway, live: &Live, error: &HoldError) {
         HoldError::Store(error) => gateway.outage.note(error),
         _ => debug!(account = %live.account, %error, "no session is held ahead"),
     }
+}
+
+/// Asks again where there is no room but for what is held ahead: when that is given back, here and elsewhere.
+///
+/// # Errors
+///
+/// What is answered in the end.
+pub async fn insist<T, F: Future<Output = Result<T, HoldError>>>(
+    gateway: &Gateway,
+    account: &AccountId,
+    ask: impl Fn() -> F,
+) -> Result<T, HoldError> {
+    match ask().await {
+        Err(HoldError::Ahead { .. }) => {}
+        answer => return answer,
+    }
+    // Boxed, like all that is off the path.
+    Box::pin(give_back_all(gateway, account)).await;
+    let until = match ask().await {
+        Err(HoldError::Ahead { until, .. }) => until,
+        answer => return answer,
+    };
+    let left = until.as_millis().saturating_sub(gateway.clock.now().as_millis());
+    sleep(Duration::from_millis(left).min(GONE)).await;
+    ask().await
+}
+
+/// All of one account that are held here, those included that are coming.
+async fn give_back_all(gateway: &Gateway, account: &AccountId) {
+    let own = || gateway.spares.desks.as_ref().and_then(|desks| desks.get_mut(account));
+    let has_come = async {
+        while own().is_some_and(|desk| desk.coming > 0) {
+            sleep(LOOK).await;
+        }
+    };
+    // Whoever still waits for the store then has nothing to give back yet.
+    let _ = timeout(GONE, has_come).await;
+    let all: Vec<_> = own().map(|mut desk| desk.spares.drain(..).collect()).unwrap_or_default();
+    join_all(all.iter().map(|spare: &Spare| give_back(gateway, &spare.held))).await;
 }
 
 /// Gives back what nobody takes. Never ends.

@@ -103,7 +103,7 @@ impl Ledger {
         let authenticate = clock.lap();
         let who = who.context("its customer is gone")?;
         let new = NewSession::fresh(SessionRequest::default());
-        let reserved = self.billing.reserve(&who, new, &self.gateway, at).await?;
+        let reserved = self.billing.reserve(&who, &new, &self.gateway, at).await?;
         let reserve = clock.lap();
         self.billing.confirm(&reserved, at).await?;
         let confirm = clock.lap();

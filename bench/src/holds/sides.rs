@@ -93,7 +93,7 @@ impl Hold {
 /// As a gateway does it.
 pub(super) async fn hold(billing: &Billing, who: &Principal, gateway: &GatewayId) -> Result<Session> {
     let new = NewSession::fresh(SessionRequest::default());
-    let reserved = billing.reserve(who, new, gateway, now()).await?;
+    let reserved = billing.reserve(who, &new, gateway, now()).await?;
     billing.confirm(&reserved, now()).await?;
     Ok(reserved.session)
 }

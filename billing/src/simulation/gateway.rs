@@ -254,7 +254,7 @@ impl Gateway {
             self.see(seen, |seen| seen.hold = Hold::Nothing);
             return reserved;
         }
-        let reserving = self.billing.reserve(&wish.who, new, &self.life.id, self.now());
+        let reserving = self.billing.reserve(&wish.who, &new, &self.life.id, self.now());
         let reserved = match wish.leaves {
             // Its client leaves, and nobody is there to be answered.
             Some(leaves) => timeout(Duration::from_millis(leaves), reserving).await.ok()?,
@@ -287,9 +287,9 @@ impl Gateway {
         self.see_hold(
             seen,
             match error {
-                HoldError::Refused(_) | HoldError::Store(StoreError::Away(_) | StoreError::Busy) => {
-                    Hold::Nothing
-                }
+                HoldError::Refused(_)
+                | HoldError::Ahead { .. }
+                | HoldError::Store(StoreError::Away(_) | StoreError::Busy) => Hold::Nothing,
                 HoldError::Exists(_) | HoldError::ExistsDifferent(_) | HoldError::Store(_) => Hold::Unknown,
             },
         );

@@ -11,7 +11,7 @@ const OTHERS: u64 = 16;
 
 async fn reserve(billing: &Billing, who: &Principal) -> Reserved {
     let new = NewSession::fresh(SessionRequest::default());
-    billing.reserve(who, new, &gateway("gw"), START).await.unwrap()
+    billing.reserve(who, &new, &gateway("gw"), START).await.unwrap()
 }
 
 /// Starts so many, and does not end them.
@@ -129,7 +129,7 @@ async fn nobody_s_session_is_held_where_it_leaves_others_room() {
     let bench = Bench::redis();
     let hold_ahead = async |who: &Principal| {
         let others = u32::try_from(OTHERS).unwrap();
-        bench.billing.hold_ahead(who, &gateway("gw"), others, START).await
+        bench.billing.hold_ahead(who, &gateway("gw"), (others, after(1)), START).await
     };
     // What another process has taken is seen.
     for (left, is_held) in [(OTHERS, false), (OTHERS + 1, true)] {
@@ -152,4 +152,34 @@ async fn nobody_s_session_is_held_where_it_leaves_others_room() {
     bench.another().revoke_key(&customer.id, &customer.who.key, Actor::Operator, START).await.unwrap();
     let refused = hold_ahead(&customer.who).await;
     assert!(matches!(refused, Err(HoldError::Refused(Refusal::KeyRevoked))), "{refused:?}");
+}
+
+#[tokio::test]
+async fn nobody_is_refused_for_what_is_held_ahead() {
+    let bench = Bench::redis();
+    let until = after(3);
+    for is_limited in [false, true] {
+        // The plan allows 50 at a time.
+        let sessions = if is_limited { 100 } else { OTHERS + 1 };
+        let customer = bench.prepaid(sessions * PRICE).await;
+        let open = if is_limited { 50 - OTHERS - 1 } else { 0 };
+        hold(&bench.another(), &customer.who, open).await;
+        let ahead = (u32::try_from(OTHERS).unwrap(), until);
+        let spare =
+            bench.billing.hold_ahead(&customer.who, &gateway("gw"), ahead, START).await.unwrap().unwrap();
+        hold(&bench.another(), &customer.who, OTHERS).await;
+
+        let ask =
+            async |at| bench.another().hold(&customer.who, SessionId::random(), &gateway("other"), at).await;
+        let refused = ask(START).await;
+        assert!(
+            matches!(refused, Err(HoldError::Ahead { until: asked, .. }) if asked == until),
+            "{refused:?}"
+        );
+        let events = bench.billing.account(&customer.id).await.unwrap().unwrap().refused_at;
+        assert_eq!(events, None, "it is told of nobody yet");
+        assert!(matches!(ask(until).await, Err(HoldError::Refused(_))), "it was taken");
+        bench.billing.void(spare.session.name(), "not needed", START).await.unwrap();
+        ask(START).await.unwrap();
+    }
 }

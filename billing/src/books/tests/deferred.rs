@@ -13,7 +13,7 @@ async fn warm(bench: &Bench, customer: &Customer) {
 
 async fn reserve(bench: &Bench, customer: &Customer) -> Result<Reserved, HoldError> {
     let new = NewSession::fresh(SessionRequest::default());
-    bench.billing.reserve(&customer.who, new, &gateway("gw"), START).await
+    bench.billing.reserve(&customer.who, &new, &gateway("gw"), START).await
 }
 
 /// What another process finds, for which a commit that was put off is not there yet.

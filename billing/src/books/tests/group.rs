@@ -129,7 +129,7 @@ async fn holds_that_were_put_off_are_committed_with_the_ends() {
     let mut posting = pin!(post(&bench, &first));
     assert!(poll(posting.as_mut()).is_pending());
     let new = NewSession::fresh(SessionRequest::default());
-    let reserved = bench.billing.reserve(&customer.who, new, &gateway("gw"), START).await.unwrap();
+    let reserved = bench.billing.reserve(&customer.who, &new, &gateway("gw"), START).await.unwrap();
     let (second, first) = join(post(&bench, &second), posting).await;
     bench.billing.confirm(&reserved, START).await.unwrap();
     assert_eq!(commits(&bench), before + 1);

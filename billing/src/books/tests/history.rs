@@ -543,7 +543,7 @@ impl Real {
                 // Nobody has held this id, so that the commit may be put off; the next step catches up with it. One that is
                 // on its way is waited for, since that may come from the other process.
                 let new = NewSession { is_fresh: true, ..new };
-                let mut reserved = billing.reserve(&self.who, new, &gateway, now).await;
+                let mut reserved = billing.reserve(&self.who, &new, &gateway, now).await;
                 if let Ok(first) = &reserved
                     && first.is_on_its_way()
                     && let Err(refused) = billing.confirm(first, now).await
@@ -672,7 +672,7 @@ fn held<T>(result: Result<T, HoldError>) -> Verdict {
         Err(HoldError::Refused(refusal)) => Err(refused(&refusal)),
         Err(HoldError::Exists(_)) => Err("exists"),
         Err(HoldError::ExistsDifferent(_)) => Err("exists different"),
-        Err(HoldError::Store(error)) => panic!("{error}"),
+        Err(error @ (HoldError::Ahead { .. } | HoldError::Store(_))) => panic!("{error}"),
     }
 }
 
