@@ -11,7 +11,7 @@ use crate::account::Account;
 use crate::archive::ArchiveError;
 use crate::audit::{Actor, Entry, Fault, Verified};
 use crate::delivery::Group;
-use crate::event::{Bell, Cursor, Event};
+use crate::event::{Bell, Cursor, Heard};
 use crate::id::{AccountId, CommandId, GatewayId, HoldId, HoldIds, KeyId, SessionId};
 use crate::key::{Key, Principal, Secret, SigningKey};
 use crate::ledger::{
@@ -1046,7 +1046,7 @@ impl Billing {
         self.store().event_stream_of(account)
     }
 
-    /// The events of one stream after `after`, in order, each with the place behind it; at most `limit`, and at most
+    /// What one stream has after `after`, in order, each with the place behind it; at most `limit`, and at most
     /// [`LIST_MAX`](crate::LIST_MAX).
     ///
     /// # Errors
@@ -1056,7 +1056,7 @@ impl Billing {
         stream: u16,
         after: &Cursor,
         limit: u32,
-    ) -> Result<Vec<(Cursor, Event)>, StoreError> {
+    ) -> Result<Vec<(Cursor, Heard)>, StoreError> {
         self.store().events(stream, after, limit).await
     }
 

@@ -9,8 +9,8 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::books::Billing;
-use crate::delivery::{DEAD_KEPT, DEAD_MAX, Group, Parcel};
-use crate::event::Event;
+use crate::delivery::{DEAD_KEPT, DEAD_MAX, Group, Packed, Parcel, Unread, pack};
+use crate::event::{Event, Heard};
 use crate::id::GatewayId;
 use crate::store::StoreError;
 use crate::time::Timestamp;
@@ -36,10 +36,21 @@ pub(crate) const DROPPED_AT_A_TIME: u32 = 10_000;
 #[derive(Debug, Default)]
 pub(crate) struct Batch {
     pub(crate) events: Vec<Event>,
+    pub(crate) unread: Vec<Unread>,
     /// How the store tells them from others; as many as there are, or two ends.
     pub(crate) places: Vec<(u8, String)>,
     /// Streams that may have more.
     pub(crate) more: Vec<u8>,
+}
+
+impl Batch {
+    /// What is at a place of a stream.
+    pub(crate) fn add(&mut self, group: Group, place: String, told: Heard) {
+        match told {
+            Heard::Event(event) => self.events.push(*event),
+            Heard::Unreadable(body) => self.unread.push(Unread::new(group, place, body)),
+        }
+    }
 }
 
 /// What a look came to.
@@ -47,7 +58,9 @@ pub(crate) struct Batch {
 pub struct Sorted {
     /// Events that were read.
     pub events: u64,
-    /// Parcels that were made of them.
+    /// Of those, what is not understood.
+    pub unread: u64,
+    /// Parcels that were made of the others.
     pub parcels: u64,
     /// Parcels that were dropped because too many wait in the line of their account.
     pub dropped: u64,
@@ -127,6 +140,7 @@ impl Consumer {
             let batch = billing.store().forgotten_events(group, &self.me, self.forgotten).await?;
             let taken_over = billing.sort(group, batch).await?;
             sorted.events += taken_over.events;
+            sorted.unread += taken_over.unread;
             sorted.parcels += taken_over.parcels;
             sorted.dropped += taken_over.dropped;
         }
@@ -156,7 +170,11 @@ impl Billing {
         if batch.places.is_empty() {
             return Ok(Sorted::default());
         }
-        let parcels = self.parcels_of(group, &batch.events).await?;
+        let made = self.parcels_of(group, &batch.events).await?;
+        let mut parcels = pack(&made)?;
+        for unread in &batch.unread {
+            parcels.push(Packed::unread(unread)?);
+        }
         let Some(dropped) = self.store().sorted(group, &batch, &parcels).await? else {
             return Ok(Sorted::default());
         };
@@ -164,8 +182,9 @@ impl Billing {
             self.parcels().notify_one();
         }
         Ok(Sorted {
-            events: batch.events.len() as u64,
-            parcels: (parcels.len() as u64).saturating_sub(dropped),
+            events: (batch.events.len() + batch.unread.len()) as u64,
+            unread: batch.unread.len() as u64,
+            parcels: (made.len() as u64).saturating_sub(dropped),
             dropped,
         })
     }
@@ -184,7 +203,7 @@ impl Billing {
         }
     }
 
-    async fn parcels_of(&self, group: Group, events: &[Event]) -> Result<Vec<Parcel>, StoreError> {
+    pub(crate) async fn parcels_of(&self, group: Group, events: &[Event]) -> Result<Vec<Parcel>, StoreError> {
         match group {
             Group::Notices => self.notices_of(events).await,
         }

@@ -8,6 +8,9 @@
 //!
 //! Everything is done at least once. An event's id is the same each time.
 //!
+//! An event that this program does not understand is a parcel, too, as it is: tried again for some minutes, by which time a gateway
+//! of a later version may have had it, then a dead letter. So is a parcel that this program does not understand.
+//!
 //! An attempt is counted when a parcel is handed out, in the store, and the parcel is handed out again when nothing was heard
 //! of the attempt for [`LEASE`]: its gateway died, then. Of the line of an account so many are handed out at a time, so that a
 //! slow one takes no more than its share.
@@ -45,6 +48,12 @@ const PAUSES: [Duration; 8] = [
 
 /// The most attempts there can be.
 pub const ATTEMPTS_MAX: NonZeroU32 = NonZeroU32::new(PAUSES.len() as u32 + 1).expect("it is more than 0");
+
+/// How often it is tried to understand something. In all some 13 minutes: a rolling update is over by then.
+pub(crate) const READINGS: u32 = 5;
+
+/// The line of what is not understood, where it cannot be told whose it is.
+const UNREADABLE: &str = "unreadable";
 
 /// Parcels that wait in one line, each less than a kilobyte. Beyond that new ones are dropped: whoever lets so many pile up
 /// does not read them.
@@ -99,6 +108,61 @@ impl Parcel {
     }
 }
 
+/// An event that was read for a group and not understood.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Unread {
+    group: Group,
+    /// The stream, and the event's place in it.
+    place: String,
+    /// All that there is of it.
+    unreadable: String,
+}
+
+impl Unread {
+    pub(crate) fn new(group: Group, place: String, unreadable: String) -> Unread {
+        Unread { group, place, unreadable }
+    }
+}
+
+/// A parcel as stores keep it: they understand nothing of it but when it is due.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Packed {
+    pub(crate) name: String,
+    pub(crate) line: String,
+    pub(crate) due: Timestamp,
+    pub(crate) body: String,
+}
+
+impl Packed {
+    pub(crate) fn parcel(parcel: &Parcel) -> Result<Packed, StoreError> {
+        let (name, line, due) = (parcel.name(), parcel.line(), parcel.event.at);
+        Ok(Packed { name, line, due, body: body(parcel)? })
+    }
+
+    pub(crate) fn unread(unread: &Unread) -> Result<Packed, StoreError> {
+        let name = format!("{}.{UNREADABLE}.{}", unread.group.as_str(), unread.place);
+        let (line, due) = (UNREADABLE.to_owned(), Timestamp::from_millis(0));
+        Ok(Packed { name, line, due, body: body(unread)? })
+    }
+}
+
+fn body(value: &impl Serialize) -> Result<String, StoreError> {
+    serde_json::to_string(value).map_err(StoreError::Corrupt)
+}
+
+/// The line of a parcel with this body.
+pub(crate) fn line_of(body: &str) -> String {
+    serde_json::from_str::<Parcel>(body).map_or_else(|_| UNREADABLE.to_owned(), |parcel| parcel.line())
+}
+
+/// A parcel that was handed out: which, and for which time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Ticket {
+    pub(crate) name: String,
+    pub(crate) line: String,
+    pub(crate) attempts: u32,
+}
+
 /// A parcel that is to be carried now.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Delivery {
@@ -106,6 +170,12 @@ pub struct Delivery {
     pub parcel: Parcel,
     /// Attempts, this one among them.
     pub attempts: u32,
+}
+
+impl Delivery {
+    fn ticket(&self) -> Ticket {
+        Ticket { name: self.parcel.name(), line: self.parcel.line(), attempts: self.attempts }
+    }
 }
 
 /// What becomes of a delivery that failed.
@@ -120,14 +190,59 @@ pub enum Fate {
 /// A parcel that failed too often.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeadLetter {
+    /// How it is asked for.
+    pub name: String,
     /// What was to be done.
-    pub parcel: Parcel,
+    pub content: Content,
     /// How often it was tried.
     pub attempts: u32,
     /// Why it failed the last time.
     pub cause: String,
     /// When that was.
     pub died_at: Timestamp,
+}
+
+/// What is in a dead letter.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Content {
+    /// What was to be done.
+    Parcel(Box<Parcel>),
+    /// What this program does not understand, as it is in the store.
+    Unreadable(String),
+}
+
+impl DeadLetter {
+    /// What was to be done, where it is understood.
+    pub fn parcel(&self) -> Option<&Parcel> {
+        match &self.content {
+            Content::Parcel(parcel) => Some(parcel),
+            Content::Unreadable(_) => None,
+        }
+    }
+}
+
+/// A dead letter as stores keep it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Buried {
+    pub(crate) name: String,
+    pub(crate) body: String,
+    pub(crate) attempts: u32,
+    pub(crate) cause: String,
+    pub(crate) died_at: Timestamp,
+}
+
+impl From<Buried> for DeadLetter {
+    fn from(buried: Buried) -> DeadLetter {
+        let Buried { name, body, attempts, cause, died_at } = buried;
+        let content = match serde_json::from_str(&body) {
+            Ok(parcel) => Content::Parcel(parcel),
+            Err(_) => Content::Unreadable(match serde_json::from_str::<Unread>(&body) {
+                Ok(unread) => unread.unreadable,
+                Err(_) => body,
+            }),
+        };
+        DeadLetter { name, content, attempts, cause, died_at }
+    }
 }
 
 /// How many parcels there are.
@@ -167,15 +282,59 @@ impl Billing {
         now: Timestamp,
     ) -> Result<Vec<Delivery>, StoreError> {
         let claim = Claim { busy, room, now, until: later(now, LEASE) };
-        let mut claimed = self.store().claim_parcels(&claim).await?;
-        for at in (0..claimed.len()).rev() {
-            if claimed[at].attempts > most.get() {
-                let lost = claimed.swap_remove(at);
-                self.store().bury_parcel(&lost, "its gateway died each time", now).await?;
-                tell_of_death(&lost, "its gateway died each time");
+        let mut deliveries = Vec::new();
+        for (ticket, body) in self.store().claim_parcels(&claim).await? {
+            let parcel = match serde_json::from_str::<Parcel>(&body) {
+                Ok(parcel) => parcel,
+                Err(error) => {
+                    self.read_again(&ticket, &body, &error, now).await?;
+                    continue;
+                }
+            };
+            let delivery = Delivery { parcel, attempts: ticket.attempts };
+            if delivery.attempts > most.get() {
+                self.store().bury_parcel(&ticket, "its gateway died each time", now).await?;
+                tell_of_death(&delivery, "its gateway died each time");
+            } else {
+                deliveries.push(delivery);
             }
         }
-        Ok(claimed)
+        Ok(deliveries)
+    }
+
+    /// Makes parcels of an event that an earlier reader did not understand; or puts it off, or up as a dead letter.
+    async fn read_again(
+        &self,
+        ticket: &Ticket,
+        body: &str,
+        fault: &serde_json::Error,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        let fault = match serde_json::from_str::<Unread>(body) {
+            Ok(unread) => match serde_json::from_str(&unread.unreadable) {
+                Ok(event) => {
+                    let parcels = self.parcels_of(unread.group, &[event]).await?;
+                    self.store().put_parcels(&pack(&parcels)?).await?;
+                    return self.store().remove_parcel(ticket).await;
+                }
+                Err(fault) => fault.to_string(),
+            },
+            Err(_) => fault.to_string(),
+        };
+        let cause = format!("it is not understood: {fault}");
+        match pause(ticket).filter(|_| ticket.attempts < READINGS) {
+            Some(pause) => self.store().postpone_parcel(ticket, &cause, later(now, pause)).await,
+            None => {
+                self.store().bury_parcel(ticket, &cause, now).await?;
+                tracing::error!(
+                    delivery = ticket.name,
+                    ticket.attempts,
+                    cause,
+                    "what is in the store is not understood; `ufbrowsers events --dead` shows it"
+                );
+                Ok(())
+            }
+        }
     }
 
     /// It is done.
@@ -183,7 +342,7 @@ impl Billing {
     /// # Errors
     /// When the store fails. It may be done again then.
     pub async fn delivered(&self, delivery: &Delivery) -> Result<(), StoreError> {
-        self.store().remove_parcel(delivery).await
+        self.store().remove_parcel(&delivery.ticket()).await
     }
 
     /// It failed, for the reason `cause`. After `most` attempts it is a dead letter, which is logged as an error.
@@ -197,14 +356,15 @@ impl Billing {
         most: NonZeroU32,
         now: Timestamp,
     ) -> Result<Fate, StoreError> {
-        match pause(delivery).filter(|_| delivery.attempts < most.get()) {
+        let ticket = delivery.ticket();
+        match pause(&ticket).filter(|_| delivery.attempts < most.get()) {
             Some(pause) => {
                 let due = later(now, pause);
-                self.store().postpone_parcel(delivery, cause, due).await?;
+                self.store().postpone_parcel(&ticket, cause, due).await?;
                 Ok(Fate::Again(due))
             }
             None => {
-                self.store().bury_parcel(delivery, cause, now).await?;
+                self.store().bury_parcel(&ticket, cause, now).await?;
                 tell_of_death(delivery, cause);
                 Ok(Fate::Dead)
             }
@@ -216,7 +376,8 @@ impl Billing {
     /// # Errors
     /// When the store fails.
     pub async fn dead_letters(&self, limit: u32) -> Result<Vec<DeadLetter>, StoreError> {
-        self.store().dead_letters(limit.min(crate::LIST_MAX)).await
+        let buried = self.store().dead_letters(limit.min(crate::LIST_MAX)).await?;
+        Ok(buried.into_iter().map(DeadLetter::from).collect())
     }
 
     /// Has a dead letter tried again, as often as a new one. Whether there is one of that name.
@@ -241,6 +402,11 @@ impl Billing {
     }
 }
 
+/// As stores keep them.
+pub(crate) fn pack(parcels: &[Parcel]) -> Result<Vec<Packed>, StoreError> {
+    parcels.iter().map(Packed::parcel).collect()
+}
+
 /// Who is on call reads this: what a customer was to be told of does not reach them.
 fn tell_of_death(delivery: &Delivery, cause: &str) {
     let Delivery { parcel, attempts } = delivery;
@@ -251,10 +417,10 @@ fn tell_of_death(delivery: &Delivery, cause: &str) {
 }
 
 /// Until the next attempt, where there may be one.
-fn pause(delivery: &Delivery) -> Option<Duration> {
-    let pause = *PAUSES.get(usize::try_from(delivery.attempts).ok()?.checked_sub(1)?)?;
+fn pause(ticket: &Ticket) -> Option<Duration> {
+    let pause = *PAUSES.get(usize::try_from(ticket.attempts).ok()?.checked_sub(1)?)?;
     // Any number will do that differs from parcel to parcel.
-    let number = u32::from(Sha256::digest(delivery.parcel.name())[0]);
+    let number = u32::from(Sha256::digest(&ticket.name)[0]);
     Some(pause + pause * number / (4 * 256))
 }
 

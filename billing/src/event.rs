@@ -145,6 +145,37 @@ impl Event {
     }
 }
 
+/// What a stream has at one place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Heard {
+    /// What happened.
+    Event(Box<Event>),
+    /// What this program does not understand, as it is there: a later one told it, or it was damaged.
+    Unreadable(String),
+}
+
+impl Heard {
+    pub(crate) fn read(body: &[u8]) -> Heard {
+        match serde_json::from_slice(body) {
+            Ok(event) => Heard::Event(Box::new(event)),
+            Err(_) => Heard::Unreadable(legible(body)),
+        }
+    }
+
+    /// What happened, where it is understood.
+    pub fn event(&self) -> Option<&Event> {
+        match self {
+            Heard::Event(event) => Some(event),
+            Heard::Unreadable(_) => None,
+        }
+    }
+}
+
+/// The same bytes as a text; those that are none are escaped.
+pub(crate) fn legible(body: &[u8]) -> String {
+    std::str::from_utf8(body).map_or_else(|_| body.escape_ascii().to_string(), str::to_owned)
+}
+
 /// A place in a stream of events: what was read up to there. Only the store that gave it understands it.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct Cursor(pub(crate) String);

@@ -49,8 +49,10 @@ pub use books::{
     Standing,
 };
 pub use consumer::{Consumer, Sorted};
-pub use delivery::{AT_A_TIME, ATTEMPTS_MAX, Backlog, DeadLetter, Delivery, Fate, Group, LEASE, Parcel};
-pub use event::{Cursor, Event, EventKind};
+pub use delivery::{
+    AT_A_TIME, ATTEMPTS_MAX, Backlog, Content, DeadLetter, Delivery, Fate, Group, LEASE, Parcel,
+};
+pub use event::{Cursor, Event, EventKind, Heard};
 pub use id::{
     AccountId, CommandId, GatewayId, HoldId, ID_MAX, InvalidHoldId, InvalidId, KeyId, SessionId, TrackingId,
     WebhookId,

@@ -10,7 +10,7 @@ use std::time::Duration;
 use crate::account::Account;
 use crate::audit::{Entry, Fault, Verified};
 use crate::books::{Billing, Error, SIGNING_KEY};
-use crate::delivery::{DeadLetter, Delivery, Group};
+use crate::delivery::{Buried, Group, Packed, Ticket, line_of};
 use crate::event::{Cursor, Event};
 use crate::id::AccountId;
 use crate::session::{Session, SessionCursor};
@@ -229,14 +229,16 @@ async fn move_webhooks(from: &Store, to: &Store, account: &AccountId) -> Result<
     Ok(())
 }
 
-/// What waits is due at once there; a dead letter stays one.
+/// What waits is due when it was, as if it had not been tried; a dead letter stays one.
 async fn move_parcels(from: &Store, to: &Store) -> Result<(), StoreError> {
     for parcels in from.waiting_parcels().await?.chunks(LIST_MAX as usize) {
         to.put_parcels(parcels).await?;
     }
-    for DeadLetter { parcel, cause, died_at, .. } in from.dead_letters(u32::MAX).await? {
-        to.put_parcels(slice::from_ref(&parcel)).await?;
-        to.bury_parcel(&Delivery { parcel, attempts: 0 }, &cause, died_at).await?;
+    for Buried { name, body, cause, died_at, .. } in from.dead_letters(u32::MAX).await? {
+        let line = line_of(&body);
+        let letter = Packed { name: name.clone(), line: line.clone(), due: died_at, body };
+        to.put_parcels(&[letter]).await?;
+        to.bury_parcel(&Ticket { name, line, attempts: 0 }, &cause, died_at).await?;
     }
     Ok(())
 }
@@ -247,7 +249,8 @@ async fn move_events(from: &Store, to: &Store, stream: u16) -> Result<u64, Store
         let page = from.events(stream, &after, LIST_MAX).await?;
         let Some((last, _)) = page.last() else { return Ok(moved) };
         after = last.clone();
-        let events: Vec<_> = page.into_iter().map(|(_, event)| event).collect();
+        // What is not understood is among the parcels.
+        let events: Vec<_> = page.iter().filter_map(|(_, told)| told.event().cloned()).collect();
         to.put(Part::Events(&events)).await?;
         moved += events.len() as u64;
     }

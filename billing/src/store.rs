@@ -16,7 +16,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::account::Account;
 use crate::audit::{Digest, Entry, Fault, Verified};
-use crate::event::{Cursor, Event};
+use crate::event::{Cursor, Heard};
 use crate::id::{AccountId, CommandId, GatewayId, SessionId};
 use crate::key::Principal;
 use crate::ledger::Change;
@@ -515,7 +515,7 @@ impl Store {
         stream: u16,
         after: &Cursor,
         limit: u32,
-    ) -> Result<Vec<(Cursor, Event)>, StoreError> {
+    ) -> Result<Vec<(Cursor, Heard)>, StoreError> {
         ask!(self, store => store.events(stream, after, limit.min(LIST_MAX)))
     }
 

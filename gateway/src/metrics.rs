@@ -29,6 +29,7 @@ pub fn begin() {
     }
     for group in Group::ALL.map(Group::as_str) {
         counter!("ufb_billing_dropped_deliveries_total", "group" => group).increment(0);
+        counter!("ufb_billing_unread_events_total", "group" => group).increment(0);
         counter!("ufb_billing_deliveries_total", "group" => group, "result" => "dead").increment(0);
     }
 }

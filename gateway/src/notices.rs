@@ -36,6 +36,14 @@ pub async fn consume(gateway: Arc<Gateway>) {
             Ok(sorted) => {
                 trouble.is_over();
                 counter!("ufb_billing_events_total", "group" => group).increment(sorted.events);
+                if sorted.unread > 0 {
+                    counter!("ufb_billing_unread_events_total", "group" => group).increment(sorted.unread);
+                    warn!(
+                        group,
+                        unread = sorted.unread,
+                        "there are events that are not understood; they are tried again"
+                    );
+                }
                 if sorted.dropped > 0 {
                     counter!("ufb_billing_dropped_deliveries_total", "group" => group)
                         .increment(sorted.dropped);

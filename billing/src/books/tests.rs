@@ -9,7 +9,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::audit::EntryKind;
-use crate::event::EventKind;
+use crate::event::{Event, EventKind};
 use crate::request::SessionRequest;
 use crate::session::{Outcome, State};
 use crate::store::LIST_MAX;
@@ -182,6 +182,7 @@ macro_rules! of_every_store {
 
 // Behind the macro, which they use.
 mod consumers;
+mod unread;
 mod sealing;
 mod erasing;
 
@@ -892,7 +893,7 @@ async fn events_are_told_in_the_order_of_their_changes(bench: Bench) {
     ];
     for kind in kinds {
         let events = theirs.events(stream, &read, 1).await.unwrap();
-        let [(place, event)] = &events[..] else { panic!("{events:?}") };
+        let [(place, Heard::Event(event))] = &events[..] else { panic!("{events:?}") };
         assert_eq!((event.kind, &event.customer), (kind, &id));
         read = place.clone();
     }

@@ -326,10 +326,10 @@ fn had_started(
 pub(super) async fn check_notices(billing: &Billing, world: &World, book: &Book, faults: &mut Vec<String>) {
     let dead = billing.dead_letters(LIST_MAX).await.expect("it answers");
     let waiting = billing.store().waiting_parcels().await.expect("it answers");
-    let known: BTreeSet<_> = dead.iter().map(|letter| letter.parcel.name()).collect();
-    let waiting: BTreeSet<_> = waiting.iter().map(Parcel::name).collect();
+    let known: BTreeSet<_> = dead.iter().map(|letter| letter.name.clone()).collect();
+    let waiting: BTreeSet<_> = waiting.into_iter().map(|parcel| parcel.name).collect();
     for letter in dead.iter().filter(|letter| letter.attempts < ATTEMPTS.get()) {
-        faults.push(format!("{} died after {} attempts", letter.parcel.name(), letter.attempts));
+        faults.push(format!("{} died after {} attempts", letter.name, letter.attempts));
     }
     let events = memory::lock(&world.server).told.clone();
     for event in events.iter().filter(|event| NOTICES.contains(&event.kind)) {

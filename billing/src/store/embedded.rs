@@ -36,7 +36,7 @@ use super::lanes::{behind, stamp_of};
 use super::{Committed, StoreError, remember};
 use crate::account::Account;
 use crate::audit::{Digest, Entry, Fault, Replay, Verified};
-use crate::event::{Cursor, Event};
+use crate::event::{Cursor, Heard};
 use crate::id::{AccountId, CommandId, GatewayId, KeyId, SessionId};
 use crate::key::Principal;
 use crate::ledger::{Change, SessionChange};
@@ -579,18 +579,17 @@ impl Embedded {
         _stream: u16,
         after: &Cursor,
         limit: u32,
-    ) -> Result<Vec<(Cursor, Event)>, StoreError> {
+    ) -> Result<Vec<(Cursor, Heard)>, StoreError> {
         // What this store gave is a number; the start is empty, and before the first one.
         let after: i64 = after.0.parse().unwrap_or_default();
         self.read(move |reader| {
             let mut statement = reader.prepare_cached(SELECT_EVENTS)?;
-            let row = |row: &Row<'_>| Ok((row.get::<_, i64>(0)?, row.get::<_, String>(1)?));
+            let row = |row: &Row<'_>| {
+                let place = Cursor(row.get::<_, i64>(0)?.to_string());
+                Ok((place, Heard::read(row.get_ref(1)?.as_bytes()?)))
+            };
             let rows = statement.query_map(params![after, limit], row)?;
-            rows.map(|row| {
-                let (seq, body) = row?;
-                Ok((Cursor(seq.to_string()), parse(&body)?))
-            })
-            .collect()
+            Ok(rows.collect::<Result<_, _>>()?)
         })
         .await
     }

@@ -28,7 +28,7 @@ use tokio::time::{Instant, sleep, timeout};
 use super::{Committed, LIST_MAX, StoreError, remember};
 use crate::account::Account;
 use crate::audit::{Digest, Entry, Fault, Head, Replay, Verified};
-use crate::event::{Cursor, Event};
+use crate::event::{Cursor, Heard};
 use crate::id::{AccountId, CommandId, GatewayId, SessionId};
 use crate::key::{self, Principal};
 use crate::ledger::{Change, SessionChange};
@@ -191,7 +191,7 @@ pub(crate) trait Link: fmt::Debug + Send + Sync + 'static {
         stream: u16,
         after: &Cursor,
         limit: u32,
-    ) -> impl Future<Output = Result<Vec<(Cursor, Event)>, LinkError>> + Send;
+    ) -> impl Future<Output = Result<Vec<(Cursor, Heard)>, LinkError>> + Send;
 
     fn heartbeat(
         &self,
@@ -645,7 +645,7 @@ impl<L: Link> Lanes<L> {
         stream: u16,
         after: &Cursor,
         limit: u32,
-    ) -> Result<Vec<(Cursor, Event)>, StoreError> {
+    ) -> Result<Vec<(Cursor, Heard)>, StoreError> {
         Ok(self.link.events(stream, after, limit).await?)
     }
 

@@ -10,7 +10,7 @@ use super::lanes::{Batch, Link, LinkError, Reply, stamp_of};
 use super::{Committed, partition};
 use crate::account::Account;
 use crate::audit::{Digest, Entry};
-use crate::event::{Cursor, Event};
+use crate::event::{Cursor, Event, Heard};
 use crate::id::{AccountId, CommandId, GatewayId, SessionId, WebhookId};
 use crate::key::Principal;
 use crate::ledger::{Change, SessionChange};
@@ -195,7 +195,7 @@ impl Memory {
         entries.filter(|entry| entry.seq > after).take(limit).cloned().collect()
     }
 
-    fn events_after(&self, stream: u16, after: &Cursor, limit: usize) -> Vec<(Cursor, Event)> {
+    fn events_after(&self, stream: u16, after: &Cursor, limit: usize) -> Vec<(Cursor, Heard)> {
         self.events.get(&stream).map(|stream| stream.after(after, limit)).unwrap_or_default()
     }
 
@@ -437,7 +437,7 @@ impl Link for Line {
         stream: u16,
         after: &Cursor,
         limit: u32,
-    ) -> Result<Vec<(Cursor, Event)>, LinkError> {
+    ) -> Result<Vec<(Cursor, Heard)>, LinkError> {
         let after = after.clone();
         self.read(move |server| server.events_after(stream, &after, limit as usize)).await
     }

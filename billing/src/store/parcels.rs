@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{Store, StoreError};
 use crate::consumer::Batch;
-use crate::delivery::{Backlog, Claim, DeadLetter, Delivery, Group, Parcel};
+use crate::delivery::{Backlog, Buried, Claim, Group, Packed, Ticket};
 use crate::id::{AccountId, GatewayId, WebhookId};
 use crate::time::Timestamp;
 use crate::webhook::Webhook;
@@ -55,7 +55,7 @@ impl Store {
         &self,
         group: Group,
         batch: &Batch,
-        parcels: &[Parcel],
+        parcels: &[Packed],
     ) -> Result<Option<u64>, StoreError> {
         ask!(self, store => store.sorted(group, batch, parcels))
     }
@@ -66,12 +66,12 @@ impl Store {
     }
 
     /// Keeps parcels, as [`Store::sorted`] does.
-    pub(crate) async fn put_parcels(&self, parcels: &[Parcel]) -> Result<u64, StoreError> {
+    pub(crate) async fn put_parcels(&self, parcels: &[Packed]) -> Result<u64, StoreError> {
         ask!(self, store => store.put_parcels(parcels))
     }
 
     /// All that are no dead letters.
-    pub(crate) async fn waiting_parcels(&self) -> Result<Vec<Parcel>, StoreError> {
+    pub(crate) async fn waiting_parcels(&self) -> Result<Vec<Packed>, StoreError> {
         ask!(self, store => store.waiting_parcels())
     }
 
@@ -80,34 +80,34 @@ impl Store {
         ask!(self, store => store.trim_events(stream, oldest))
     }
 
-    /// Hands parcels out that are due, each with one more attempt.
-    pub(crate) async fn claim_parcels(&self, claim: &Claim<'_>) -> Result<Vec<Delivery>, StoreError> {
+    /// Hands parcels out that are due, each with one more attempt: their bodies.
+    pub(crate) async fn claim_parcels(&self, claim: &Claim<'_>) -> Result<Vec<(Ticket, String)>, StoreError> {
         ask!(self, store => store.claim_parcels(claim))
     }
 
     /// It is done.
-    pub(crate) async fn remove_parcel(&self, delivery: &Delivery) -> Result<(), StoreError> {
-        ask!(self, store => store.remove_parcel(delivery))
+    pub(crate) async fn remove_parcel(&self, ticket: &Ticket) -> Result<(), StoreError> {
+        ask!(self, store => store.remove_parcel(ticket))
     }
 
     /// It is due at that time, unless it was handed out again since.
     pub(crate) async fn postpone_parcel(
         &self,
-        delivery: &Delivery,
+        ticket: &Ticket,
         cause: &str,
         due: Timestamp,
     ) -> Result<(), StoreError> {
-        ask!(self, store => store.postpone_parcel(delivery, cause, due))
+        ask!(self, store => store.postpone_parcel(ticket, cause, due))
     }
 
     /// It is a dead letter, unless it was handed out again since.
     pub(crate) async fn bury_parcel(
         &self,
-        delivery: &Delivery,
+        ticket: &Ticket,
         cause: &str,
         now: Timestamp,
     ) -> Result<(), StoreError> {
-        ask!(self, store => store.bury_parcel(delivery, cause, now))
+        ask!(self, store => store.bury_parcel(ticket, cause, now))
     }
 
     /// A dead letter is a parcel again, due now, without any attempts. Whether there was one.
@@ -116,7 +116,7 @@ impl Store {
     }
 
     /// The latest first.
-    pub(crate) async fn dead_letters(&self, limit: u32) -> Result<Vec<DeadLetter>, StoreError> {
+    pub(crate) async fn dead_letters(&self, limit: u32) -> Result<Vec<Buried>, StoreError> {
         ask!(self, store => store.dead_letters(limit))
     }
 

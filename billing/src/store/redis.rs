@@ -44,7 +44,7 @@ use super::lanes::{Batch, Link, LinkError, Reply};
 use super::{Committed, InvalidStoreUrl, PARTITIONS, StoreError, partition};
 use crate::account::Account;
 use crate::audit::{Digest, Entry};
-use crate::event::{Cursor, Event};
+use crate::event::{Cursor, Heard};
 use crate::id::{AccountId, CommandId, GatewayId, KeyId, SessionId};
 use crate::key::Principal;
 use crate::ledger::SessionChange;
@@ -401,7 +401,7 @@ impl Link for Redis {
     async fn audit(&self, account: &AccountId, after: u64, limit: u32) -> Result<Vec<Entry>, LinkError> {
         let log = Space::of_account(account).of("log", account.as_str());
         let range = cmd("XRANGE").arg(log).arg(format!("({after}")).arg("+").arg("COUNT").arg(limit).take();
-        let entries = stream(self.ask(&range).await?)?;
+        let entries = stream(self.ask(&range).await?, |entry| parse(entry)?.ok_or_else(surprise))?;
         let mut entries: Vec<Entry> = entries.into_iter().map(|(_, entry)| entry).collect();
         // What was trimmed off is missing here, and an opening balance is there for it.
         if entries.first().is_none_or(|first| first.seq != after + 1)
@@ -419,12 +419,12 @@ impl Link for Redis {
         number: u16,
         after: &Cursor,
         limit: u32,
-    ) -> Result<Vec<(Cursor, Event)>, LinkError> {
+    ) -> Result<Vec<(Cursor, Heard)>, LinkError> {
         let Ok(partition) = u8::try_from(number) else { return Ok(Vec::new()) };
         let start = if after.0.is_empty() { "-".to_owned() } else { format!("({}", after.0) };
         let events = Space { partition }.key("events");
         let range = cmd("XRANGE").arg(events).arg(start).arg("+").arg("COUNT").arg(limit).take();
-        let events = stream(self.ask(&range).await?)?;
+        let events = stream(self.ask(&range).await?, heard)?;
         Ok(events.into_iter().map(|(id, event)| (Cursor(id), event)).collect())
     }
 
@@ -676,15 +676,24 @@ fn stamp(version: u64, behind: Digest) -> String {
 }
 
 /// The entries of a stream: each its id, and the body of its one field.
-fn stream<T: DeserializeOwned>(value: Value) -> Result<Vec<(String, T)>, LinkError> {
+fn stream<T>(
+    value: Value,
+    read: impl Fn(Value) -> Result<T, LinkError>,
+) -> Result<Vec<(String, T)>, LinkError> {
     let entry = |entry: Value| {
         let mut entry = array(entry)?.into_iter();
         let id = text(entry.next().unwrap_or(Value::Nil))?.ok_or_else(surprise)?;
         let field = array(entry.next().unwrap_or(Value::Nil))?.into_iter().nth(1);
-        let body = parse(field.unwrap_or(Value::Nil))?.ok_or_else(surprise)?;
-        Ok((id, body))
+        Ok((id, read(field.unwrap_or(Value::Nil))?))
     };
     array(value)?.into_iter().map(entry).collect()
+}
+
+fn heard(field: Value) -> Result<Heard, LinkError> {
+    match field {
+        Value::BulkString(body) => Ok(Heard::read(&body)),
+        _ => Err(surprise()),
+    }
 }
 
 fn array(value: Value) -> Result<Vec<Value>, LinkError> {

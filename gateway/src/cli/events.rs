@@ -2,7 +2,7 @@
 
 use std::io::Write;
 
-use billing::{AccountId, Billing, Cursor, DeadLetter, Event, LIST_MAX, Micros};
+use billing::{AccountId, Billing, Content, Cursor, DeadLetter, Event, Heard, LIST_MAX, Micros};
 use serde_json::{Value, json};
 
 use crate::config::Config;
@@ -39,10 +39,15 @@ pub(super) async fn run(
     }
 }
 
+/// Whose it is that is not understood nobody knows.
+fn is_of(customer: Option<&AccountId>, event: Option<&Event>) -> bool {
+    customer.is_none_or(|customer| event.is_some_and(|event| event.customer == *customer))
+}
+
 /// The latest ones.
 async fn letters(billing: &Billing, customer: Option<&AccountId>) -> Result<Vec<DeadLetter>, Failure> {
     let mut letters = billing.dead_letters(LIST_MAX).await?;
-    letters.retain(|letter| customer.is_none_or(|customer| letter.parcel.event.customer == *customer));
+    letters.retain(|letter| is_of(customer, letter.parcel().map(|parcel| &parcel.event)));
     Ok(letters)
 }
 
@@ -57,9 +62,9 @@ async fn dead(
         return Ok(output.print(&document, "No delivery has failed too often.")?);
     }
     let row = |letter: &DeadLetter| {
-        let event = letter.parcel.event.kind.as_str().to_owned();
+        let event = letter.parcel().map_or("not understood", |parcel| parcel.event.kind.as_str()).to_owned();
         let (died_at, attempts) = (letter.died_at.to_string(), letter.attempts.to_string());
-        [letter.parcel.name(), event, died_at, attempts, letter.cause.clone()]
+        [letter.name.clone(), event, died_at, attempts, letter.cause.clone()]
     };
     let rows: Vec<_> = letters.iter().map(row).collect();
     let text = format!(
@@ -70,15 +75,21 @@ async fn dead(
 }
 
 fn letter_document(letter: &DeadLetter) -> Value {
-    json!({
-        "delivery": letter.parcel.name(),
-        "group": letter.parcel.group,
-        "to": letter.parcel.to,
-        "event": letter.parcel.event,
+    let mut document = json!({
+        "delivery": letter.name,
         "attempts": letter.attempts,
         "cause": letter.cause,
         "diedAt": letter.died_at.to_string(),
-    })
+    });
+    match &letter.content {
+        Content::Parcel(parcel) => {
+            document["group"] = json!(parcel.group);
+            document["to"] = json!(parcel.to);
+            document["event"] = json!(parcel.event);
+        }
+        Content::Unreadable(body) => document["unreadable"] = json!(body),
+    }
+    document
 }
 
 async fn retry(
@@ -88,7 +99,7 @@ async fn retry(
     output: &mut Output<impl Write>,
 ) -> Result<(), Failure> {
     let names = match delivery {
-        "all" => letters(billing, customer).await?.iter().map(|letter| letter.parcel.name()).collect(),
+        "all" => letters(billing, customer).await?.iter().map(|letter| letter.name.clone()).collect(),
         delivery => vec![delivery.to_owned()],
     };
     let mut retried = Vec::new();
@@ -143,20 +154,30 @@ async fn print_stream(
         let page = billing.events(stream, &after, PAGE).await?;
         let Some((last, _)) = page.last() else { return Ok(()) };
         after = last.clone();
-        let wanted =
-            page.iter().filter(|(_, event)| customer.is_none_or(|customer| event.customer == *customer));
-        for (_, event) in wanted {
+        let wanted = page.iter().filter(|(_, told)| is_of(customer, told.event()));
+        for (_, told) in wanted {
             if output.is_json() {
-                output.write(format_args!("{separator}{}", json!(event)))?;
+                output.write(format_args!("{separator}{}", document(told)))?;
                 *separator = ",\n";
             } else {
-                output.write(format_args!("{}\n", line(event)))?;
+                output.write(format_args!("{}\n", line(told)))?;
             }
         }
     }
 }
 
-fn line(event: &Event) -> String {
+fn document(told: &Heard) -> Value {
+    match told {
+        Heard::Event(event) => json!(event),
+        Heard::Unreadable(body) => json!({ "unreadable": body }),
+    }
+}
+
+fn line(told: &Heard) -> String {
+    let event: &Event = match told {
+        Heard::Event(event) => event,
+        Heard::Unreadable(body) => return format!("not understood: {}", body.escape_debug()),
+    };
     let about = [
         event.session.as_ref().map(ToString::to_string),
         event.key.as_ref().map(ToString::to_string),

@@ -109,7 +109,8 @@ async fn events(billing: &Billing, id: &AccountId, output: &mut Output<impl Writ
         let page = billing.events(stream, &after, PAGE).await?;
         let Some((last, _)) = page.last() else { return list.end(output) };
         after = last.clone();
-        for (_, event) in page.iter().filter(|(_, event)| event.customer == *id) {
+        let events = page.iter().filter_map(|(_, told)| told.event());
+        for event in events.filter(|event| event.customer == *id) {
             list.item(json!(event), output)?;
         }
     }

@@ -5,7 +5,9 @@ use std::num::NonZeroU32;
 
 use super::*;
 use crate::consumer::{Consumer, Sorted};
-use crate::delivery::{ATTEMPTS_MAX, Backlog, DEAD_KEPT, Delivery, Fate, Group, LEASE, LINE_MAX, Parcel};
+use crate::delivery::{
+    ATTEMPTS_MAX, Backlog, DEAD_KEPT, Delivery, Fate, Group, LEASE, LINE_MAX, Parcel, pack,
+};
 use crate::webhook::{NOTICES, WEBHOOKS_MAX, WebhookError};
 
 of_every_store! {
@@ -26,34 +28,35 @@ of_every_store! {
 const URL: &str = "https://example.com/hook";
 const DAYS: Duration = Duration::from_secs(24 * 3_600);
 
-fn consumer(billing: &Billing, name: &str) -> Consumer {
+pub(super) fn consumer(billing: &Billing, name: &str) -> Consumer {
     Consumer::new(billing.clone(), Group::Notices, gateway(name))
 }
 
 /// Looks until there is no more.
-async fn sort(consumer: &mut Consumer) -> Sorted {
+pub(super) async fn sort(consumer: &mut Consumer) -> Sorted {
     let mut all = Sorted::default();
     loop {
-        let Sorted { events, parcels, dropped } = consumer.look().await.unwrap();
+        let Sorted { events, unread, parcels, dropped } = consumer.look().await.unwrap();
         if events == 0 {
             return all;
         }
         all.events += events;
+        all.unread += unread;
         all.parcels += parcels;
         all.dropped += dropped;
     }
 }
 
-async fn claim(billing: &Billing, now: Timestamp) -> Vec<Delivery> {
+pub(super) async fn claim(billing: &Billing, now: Timestamp) -> Vec<Delivery> {
     billing.claim_deliveries(&HashMap::new(), 100, ATTEMPTS_MAX, now).await.unwrap()
 }
 
 /// An event that costs nothing.
-async fn tell(billing: &Billing, who: &Principal, minute: u64) {
+pub(super) async fn tell(billing: &Billing, who: &Principal, minute: u64) {
     assert!(billing.tell_unusual(who, "too many starts", after(minute * MINUTE)).await.unwrap());
 }
 
-async fn hooked(bench: &Bench) -> Customer {
+pub(super) async fn hooked(bench: &Bench) -> Customer {
     let customer = bench.prepaid(1_000_000).await;
     let events: Vec<_> = NOTICES.into_iter().chain([EventKind::CustomerActivated]).collect();
     bench.billing.create_webhook(&customer.id, URL, &events, Actor::Operator, START).await.unwrap();
@@ -105,13 +108,13 @@ async fn what_a_dead_consumer_was_given_is_given_to_another(bench: Bench) {
     assert_eq!(given.events.len(), 5);
     // It makes parcels of them, and dies before it notes that it is done.
     let parcels = bench.billing.notices_of(&given.events[..2]).await.unwrap();
-    bench.billing.store().put_parcels(&parcels).await.unwrap();
+    bench.billing.store().put_parcels(&pack(&parcels).unwrap()).await.unwrap();
 
     let sorted = sort(&mut consumer(&bench.another(), "two").impatient()).await;
     assert_eq!(sorted.events, 5);
     assert_eq!(bench.billing.backlog().await.unwrap().waiting, 6, "each once, and the opening");
     // The dead one comes back, and notes it after all.
-    bench.billing.store().sorted(Group::Notices, &given, &parcels).await.unwrap();
+    bench.billing.store().sorted(Group::Notices, &given, &pack(&parcels).unwrap()).await.unwrap();
     assert_eq!(bench.billing.backlog().await.unwrap().waiting, 6);
     assert_eq!(sort(&mut consumer(&bench.another(), "three").impatient()).await, Sorted::default());
 }
@@ -179,13 +182,13 @@ async fn a_delivery_that_fails_is_made_again_later_and_dies_in_the_end(bench: Be
     assert_eq!((letter.attempts, letter.cause.as_str()), (ATTEMPTS_MAX.get(), "answered 500"));
     assert_eq!(letter.died_at, now);
 
-    let name = letter.parcel.name();
-    assert!(billing.redeliver(&name, now).await.unwrap());
-    assert!(!billing.redeliver(&name, now).await.unwrap(), "it is none any more");
+    let name = &letter.name;
+    assert!(billing.redeliver(name, now).await.unwrap());
+    assert!(!billing.redeliver(name, now).await.unwrap(), "it is none any more");
     assert!(!billing.redeliver("nothing", now).await.unwrap());
     let claimed = claim(billing, now).await;
     let [delivery] = &claimed[..] else { panic!("{claimed:?}") };
-    assert_eq!((delivery.attempts, &delivery.parcel), (1, &letter.parcel));
+    assert_eq!((delivery.attempts, &delivery.parcel), (1, letter.parcel().unwrap()));
     billing.delivered(delivery).await.unwrap();
     assert_eq!(billing.backlog().await.unwrap(), Backlog::default());
 }
@@ -259,7 +262,7 @@ async fn a_full_line_takes_no_more(bench: Bench) {
     });
     let parcels: Vec<Parcel> = parcels.collect();
     // The opening is there, under a name that is one of these or not; it has its place in either case.
-    let dropped = billing.store().put_parcels(&parcels).await.unwrap();
+    let dropped = billing.store().put_parcels(&pack(&parcels).unwrap()).await.unwrap();
     assert_eq!(billing.backlog().await.unwrap().waiting, u64::from(LINE_MAX));
     assert!((1..=2).contains(&dropped), "{dropped}");
 }

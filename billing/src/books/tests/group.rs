@@ -66,7 +66,7 @@ async fn a_beginning_that_was_not_noted_is_told_with_its_end_in_one_commit() {
     assert!(matches!(begun_later, Err(Error::Refused(Refused::ExistsDifferent))));
     let stream = bench.billing.event_stream_of(&customer.id);
     let events = bench.billing.events(stream, &Cursor::default(), 100).await.unwrap();
-    let kinds: Vec<_> = events.iter().map(|(_, event)| event.kind).collect();
+    let kinds: Vec<_> = events.iter().map(|(_, told)| told.event().unwrap().kind).collect();
     assert!(kinds.ends_with(&[EventKind::SessionStarted, EventKind::SessionCompleted]), "{kinds:?}");
 }
 

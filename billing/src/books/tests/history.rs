@@ -641,8 +641,8 @@ impl Real {
             self.read = last.clone();
         }
         // Other accounts may have the same stream.
-        let own = events.into_iter().filter(|(_, event)| event.customer == self.who.account);
-        own.map(|(_, event)| words(&event)).collect()
+        let events = events.iter().filter_map(|(_, told)| told.event());
+        events.filter(|event| event.customer == self.who.account).map(words).collect()
     }
 }
 

@@ -5,7 +5,7 @@ use std::num::NonZeroU32;
 
 use super::*;
 use crate::consumer::Consumer;
-use crate::delivery::{ATTEMPTS_MAX, Group};
+use crate::delivery::{ATTEMPTS_MAX, Content, Group, Packed, Ticket};
 use crate::migrate::MoveError;
 use crate::usage::Span;
 
@@ -47,7 +47,8 @@ async fn busy(billing: &Billing, id: &str, prepaid: Option<u64>) -> Principal {
 async fn told(billing: &Billing, account: &AccountId) -> Vec<Event> {
     let stream = billing.event_stream_of(account);
     let events = billing.events(stream, &Cursor::start(), LIST_MAX).await.unwrap();
-    events.into_iter().map(|(_, event)| event).filter(|event| event.customer == *account).collect()
+    let events = events.iter().filter_map(|(_, told)| told.event());
+    events.filter(|event| event.customer == *account).cloned().collect()
 }
 
 /// A move proves the rest by itself: figures, logs, sessions, usage, keys.
@@ -61,12 +62,22 @@ async fn moves(from: Bench, to: Bench) {
     let claimed = source.claim_deliveries(&HashMap::new(), 1, ATTEMPTS_MAX, after(3 * MINUTE)).await.unwrap();
     source.failed(&claimed[0], "answered 500", NonZeroU32::MIN, after(MINUTE)).await.unwrap();
     assert!(source.tell_unusual(&accounts[0], "too many starts", after(MINUTE)).await.unwrap());
+    // What is not understood is moved as it is.
+    let unread = ["waits", "died"].map(|name| {
+        let (name, line) = (name.to_owned(), "later".to_owned());
+        Packed { name, line, due: after(MINUTE), body: "{".to_owned() }
+    });
+    source.store().put_parcels(&unread).await.unwrap();
+    let died = Ticket { name: "died".to_owned(), line: "later".to_owned(), attempts: 0 };
+    source.store().bury_parcel(&died, "it is not understood", after(2 * MINUTE)).await.unwrap();
 
     let moved = source.move_to(target).await.unwrap();
 
     let backlog = target.backlog().await.unwrap();
-    assert_eq!((backlog, backlog.dead), (source.backlog().await.unwrap(), 1));
-    assert_eq!(target.dead_letters(1).await.unwrap()[0].cause, "answered 500");
+    assert_eq!((backlog, backlog.dead), (source.backlog().await.unwrap(), 2));
+    let letters = target.dead_letters(10).await.unwrap();
+    assert_eq!(letters[0].content, Content::Unreadable("{".to_owned()));
+    assert_eq!(letters[1].cause, "answered 500");
     let mut consumer = Consumer::new(target.clone(), Group::Notices, gateway("gw"));
     assert_eq!(consumer.look().await.unwrap().events, 0, "all that was told is with what waits");
     assert_eq!((moved.accounts, moved.sessions), (2, 10));

@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use rusqlite::{OptionalExtension, Row, Transaction, params};
 
-use super::{Embedded, body, column, parse, patiently, select_bodies};
+use super::{Embedded, body, column, parse, patiently};
 use crate::consumer::{Batch, DROPPED_AT_A_TIME, READ};
-use crate::delivery::{Backlog, Claim, DeadLetter, Delivery, Group, LINE_MAX, Parcel};
-use crate::event::{Cursor, Event};
+use crate::delivery::{Backlog, Buried, Claim, Group, LINE_MAX, Packed, Ticket};
+use crate::event::{Cursor, Event, legible};
 use crate::id::{AccountId, GatewayId, WebhookId};
 use crate::store::StoreError;
 use crate::time::Timestamp;
@@ -43,7 +43,7 @@ const SELECT_DUE: &str = "SELECT name, line FROM (
         FROM parcels WHERE due <= ?1 AND line NOT IN (SELECT value FROM json_each(?2))
     ) WHERE place <= ?3 ORDER BY due, name LIMIT ?4";
 const CLAIM_PARCEL: &str = "UPDATE parcels SET attempts = attempts + 1, due = ?3
-    WHERE name = ?1 AND due <= ?2 RETURNING body, attempts";
+    WHERE name = ?1 AND due <= ?2 RETURNING line, attempts, body";
 const DELETE_PARCEL: &str = "DELETE FROM parcels WHERE name = ?1 AND due IS NOT NULL";
 const POSTPONE_PARCEL: &str = "UPDATE parcels SET due = ?3, cause = ?4
     WHERE name = ?1 AND attempts = ?2 AND due IS NOT NULL";
@@ -51,7 +51,7 @@ const BURY_PARCEL: &str = "UPDATE parcels SET due = NULL, died = ?3, cause = ?4
     WHERE name = ?1 AND attempts = ?2 AND due IS NOT NULL";
 const REVIVE_PARCEL: &str = "UPDATE parcels SET due = ?2, attempts = 0, died = NULL
     WHERE name = ?1 AND died IS NOT NULL";
-const SELECT_DEAD: &str = "SELECT body, attempts, cause, died FROM parcels WHERE died IS NOT NULL
+const SELECT_DEAD: &str = "SELECT name, body, attempts, cause, died FROM parcels WHERE died IS NOT NULL
     ORDER BY died DESC, name LIMIT ?1";
 const DELETE_DEAD: &str = "DELETE FROM parcels WHERE rowid IN
     (SELECT rowid FROM parcels WHERE died < ?1 ORDER BY died LIMIT ?2)";
@@ -61,7 +61,7 @@ const COUNT_PARCELS: &str = "SELECT count(due), count(died) FROM parcels";
 const MIN_DONE: &str = "SELECT min(done), count(*) FROM event_groups";
 const OLDEST_EVENTS: &str = "SELECT seq, body FROM events WHERE seq <= ?1 ORDER BY seq LIMIT ?2";
 const DELETE_EVENTS: &str = "DELETE FROM events WHERE seq <= ?1";
-const SELECT_WAITING: &str = "SELECT body FROM parcels WHERE due IS NOT NULL ORDER BY due";
+const SELECT_WAITING: &str = "SELECT name, line, due, body FROM parcels WHERE due IS NOT NULL ORDER BY due";
 const SKIP_EVENTS: &str =
     "INSERT INTO event_groups (name, done) VALUES (?1, (SELECT coalesce(max(seq), 0) FROM events))
     ON CONFLICT (name) DO UPDATE SET done = excluded.done";
@@ -93,8 +93,11 @@ impl Embedded {
         let events = self.events(0, &from, EVENTS).await?;
         let Some((to, _)) = events.last() else { return Ok(Batch::default()) };
         let more = if events.len() == EVENTS as usize { vec![0] } else { Vec::new() };
-        let places = vec![(0, from.0), (0, to.0.clone())];
-        Ok(Batch { places, more, events: events.into_iter().map(|(_, event)| event).collect() })
+        let mut batch = Batch { places: vec![(0, from.0), (0, to.0.clone())], more, ..Batch::default() };
+        for (place, told) in events {
+            batch.add(group, place.0, told);
+        }
+        Ok(batch)
     }
 
     /// Nothing is given to anybody before it is done with.
@@ -111,11 +114,10 @@ impl Embedded {
         &self,
         group: Group,
         batch: &Batch,
-        parcels: &[Parcel],
+        parcels: &[Packed],
     ) -> Result<Option<u64>, StoreError> {
         let [(_, from), (_, to)] = &batch.places[..] else { return Ok(None) };
         let place = |text: &str| text.parse::<i64>().unwrap_or_default();
-        let bodies = parcels.iter().map(body).collect::<Result<Vec<_>, _>>()?;
         self.write(|transaction| {
             transaction.prepare_cached(ADD_GROUP)?.execute([group.as_str()])?;
             let places = params![group.as_str(), place(from), place(to)];
@@ -123,18 +125,26 @@ impl Embedded {
                 // Another consumer was faster.
                 return Ok(None);
             }
-            put(transaction, parcels, &bodies).map(Some)
+            put(transaction, parcels).map(Some)
         })
         .await
     }
 
-    pub(in crate::store) async fn put_parcels(&self, parcels: &[Parcel]) -> Result<u64, StoreError> {
-        let bodies = parcels.iter().map(body).collect::<Result<Vec<_>, _>>()?;
-        self.write(|transaction| put(transaction, parcels, &bodies)).await
+    pub(in crate::store) async fn put_parcels(&self, parcels: &[Packed]) -> Result<u64, StoreError> {
+        self.write(|transaction| put(transaction, parcels)).await
     }
 
-    pub(in crate::store) async fn waiting_parcels(&self) -> Result<Vec<Parcel>, StoreError> {
-        self.read(|reader| select_bodies(reader, SELECT_WAITING, [])).await
+    pub(in crate::store) async fn waiting_parcels(&self) -> Result<Vec<Packed>, StoreError> {
+        self.read(|reader| {
+            let mut statement = reader.prepare_cached(SELECT_WAITING)?;
+            let row = |row: &Row<'_>| {
+                let (name, line, due) = (row.get(0)?, row.get(1)?, timestamp(row, 2)?);
+                Ok(Packed { name, line, due, body: text(row, 3)? })
+            };
+            let rows = statement.query_map([], row)?;
+            Ok(rows.collect::<Result<_, _>>()?)
+        })
+        .await
     }
 
     pub(in crate::store) async fn skip_events(&self, group: Group) -> Result<(), StoreError> {
@@ -169,12 +179,13 @@ impl Embedded {
                 .query_row([], |row| Ok((row.get::<_, Option<i64>>(0)?, row.get::<_, u32>(1)?)))?;
             let (Some(done), true) = (done.0, done.1 as usize == Group::ALL.len()) else { return Ok(None) };
             let mut statement = reader.prepare_cached(OLDEST_EVENTS)?;
-            let row = |row: &Row<'_>| Ok((row.get::<_, i64>(0)?, row.get::<_, String>(1)?));
+            let row = |row: &Row<'_>| Ok((row.get::<_, i64>(0)?, text(row, 1)?));
             let rows = statement.query_map(params![done, EVENTS], row)?;
             let mut last = None;
             for row in rows {
                 let (seq, body) = row?;
-                if parse::<Event>(&body)?.at >= oldest {
+                // One that is not understood has been made a parcel of, and goes with those before it.
+                if parse::<Event>(&body).is_ok_and(|event| event.at >= oldest) {
                     break;
                 }
                 last = Some(seq);
@@ -187,7 +198,7 @@ impl Embedded {
     pub(in crate::store) async fn claim_parcels(
         &self,
         claim: &Claim<'_>,
-    ) -> Result<Vec<Delivery>, StoreError> {
+    ) -> Result<Vec<(Ticket, String)>, StoreError> {
         let at_most = crate::delivery::AT_A_TIME;
         let full: Vec<_> =
             claim.busy.iter().filter(|(_, busy)| **busy >= at_most).map(|(line, _)| line).collect();
@@ -218,23 +229,21 @@ impl Embedded {
             let mut claimed = Vec::with_capacity(names.len());
             for name in &names {
                 let mut statement = transaction.prepare_cached(CLAIM_PARCEL)?;
-                let row = |row: &Row<'_>| Ok((row.get::<_, String>(0)?, row.get::<_, u32>(1)?));
+                let row = |row: &Row<'_>| {
+                    let (line, attempts) = (row.get(0)?, row.get(1)?);
+                    Ok((Ticket { name: name.clone(), line, attempts }, text(row, 2)?))
+                };
                 // Another process may have been faster.
-                if let Some((body, attempts)) =
-                    statement.query_row(params![name, now, until], row).optional()?
-                {
-                    claimed.push(Delivery { parcel: parse(&body)?, attempts });
-                }
+                claimed.extend(statement.query_row(params![name, now, until], row).optional()?);
             }
             Ok(claimed)
         })
         .await
     }
 
-    pub(in crate::store) async fn remove_parcel(&self, delivery: &Delivery) -> Result<(), StoreError> {
-        let name = delivery.parcel.name();
+    pub(in crate::store) async fn remove_parcel(&self, ticket: &Ticket) -> Result<(), StoreError> {
         self.write(|transaction| {
-            transaction.prepare_cached(DELETE_PARCEL)?.execute([&name])?;
+            transaction.prepare_cached(DELETE_PARCEL)?.execute([&ticket.name])?;
             Ok(())
         })
         .await
@@ -242,32 +251,31 @@ impl Embedded {
 
     pub(in crate::store) async fn postpone_parcel(
         &self,
-        delivery: &Delivery,
+        ticket: &Ticket,
         cause: &str,
         due: Timestamp,
     ) -> Result<(), StoreError> {
-        self.update_parcel(POSTPONE_PARCEL, delivery, cause, due).await
+        self.update_parcel(POSTPONE_PARCEL, ticket, cause, due).await
     }
 
     pub(in crate::store) async fn bury_parcel(
         &self,
-        delivery: &Delivery,
+        ticket: &Ticket,
         cause: &str,
         now: Timestamp,
     ) -> Result<(), StoreError> {
-        self.update_parcel(BURY_PARCEL, delivery, cause, now).await
+        self.update_parcel(BURY_PARCEL, ticket, cause, now).await
     }
 
     async fn update_parcel(
         &self,
         sql: &str,
-        delivery: &Delivery,
+        ticket: &Ticket,
         cause: &str,
         at: Timestamp,
     ) -> Result<(), StoreError> {
-        let name = delivery.parcel.name();
         self.write(|transaction| {
-            let row = params![name, delivery.attempts, column(at.as_millis()), cause];
+            let row = params![ticket.name, ticket.attempts, column(at.as_millis()), cause];
             transaction.prepare_cached(sql)?.execute(row)?;
             Ok(())
         })
@@ -286,21 +294,16 @@ impl Embedded {
         .await
     }
 
-    pub(in crate::store) async fn dead_letters(&self, limit: u32) -> Result<Vec<DeadLetter>, StoreError> {
+    pub(in crate::store) async fn dead_letters(&self, limit: u32) -> Result<Vec<Buried>, StoreError> {
         self.read(move |reader| {
             let mut statement = reader.prepare_cached(SELECT_DEAD)?;
             let row = |row: &Row<'_>| {
-                let (body, attempts): (String, u32) = (row.get(0)?, row.get(1)?);
-                let (cause, died): (Option<String>, i64) = (row.get(2)?, row.get(3)?);
-                Ok((body, attempts, cause.unwrap_or_default(), died))
+                let (name, body, attempts) = (row.get(0)?, text(row, 1)?, row.get(2)?);
+                let cause = row.get::<_, Option<_>>(3)?.unwrap_or_default();
+                Ok(Buried { name, body, attempts, cause, died_at: timestamp(row, 4)? })
             };
             let rows = statement.query_map([limit], row)?;
-            rows.map(|row| {
-                let (body, attempts, cause, died) = row?;
-                let died_at = Timestamp::from_millis(died.cast_unsigned());
-                Ok(DeadLetter { parcel: parse(&body)?, attempts, cause, died_at })
-            })
-            .collect()
+            Ok(rows.collect::<Result<_, _>>()?)
         })
         .await
     }
@@ -399,21 +402,29 @@ impl Embedded {
 }
 
 /// How many found their line full, and were dropped.
-fn put(transaction: &Transaction<'_>, parcels: &[Parcel], bodies: &[String]) -> Result<u64, StoreError> {
+fn put(transaction: &Transaction<'_>, parcels: &[Packed]) -> Result<u64, StoreError> {
     let (mut lines, mut dropped) = (HashMap::<String, u32>::new(), 0);
-    for (parcel, body) in parcels.iter().zip(bodies) {
-        let line = parcel.line();
-        let waiting = match lines.get(&line) {
+    for Packed { name, line, due, body } in parcels {
+        let waiting = match lines.get(line) {
             Some(waiting) => *waiting,
-            None => transaction.prepare_cached(COUNT_LINE)?.query_row([&line], |row| row.get(0))?,
+            None => transaction.prepare_cached(COUNT_LINE)?.query_row([line], |row| row.get(0))?,
         };
         if waiting >= LINE_MAX {
             dropped += 1;
             continue;
         }
-        let row = params![parcel.name(), line, column(parcel.event.at.as_millis()), body];
+        let row = params![name, line, column(due.as_millis()), body];
         let added = transaction.prepare_cached(INSERT_PARCEL)?.execute(row)?;
-        lines.insert(line, waiting + u32::from(added > 0));
+        lines.insert(line.clone(), waiting + u32::from(added > 0));
     }
     Ok(dropped)
+}
+
+/// Whatever bytes it has.
+fn text(row: &Row<'_>, at: usize) -> rusqlite::Result<String> {
+    Ok(legible(row.get_ref(at)?.as_bytes()?))
+}
+
+fn timestamp(row: &Row<'_>, at: usize) -> rusqlite::Result<Timestamp> {
+    Ok(Timestamp::from_millis(row.get::<_, i64>(at)?.cast_unsigned()))
 }

@@ -7,8 +7,8 @@ use tokio::time::Instant;
 
 use super::{Line, Memory};
 use crate::consumer::{Batch, DROPPED_AT_A_TIME, READ};
-use crate::delivery::{AT_A_TIME, Backlog, Claim, DeadLetter, Delivery, Group, LINE_MAX, Parcel};
-use crate::event::{Cursor, Event};
+use crate::delivery::{AT_A_TIME, Backlog, Buried, Claim, Group, LINE_MAX, Packed, Ticket};
+use crate::event::{Cursor, Event, Heard};
 use crate::id::{AccountId, GatewayId, WebhookId};
 use crate::simulation::Kind;
 use crate::store::LinkError;
@@ -39,10 +39,12 @@ impl Stream {
         self.events.extend(events.iter().cloned());
     }
 
-    pub(super) fn after(&self, after: &Cursor, limit: usize) -> Vec<(Cursor, Event)> {
+    pub(super) fn after(&self, after: &Cursor, limit: usize) -> Vec<(Cursor, Heard)> {
         let read: usize = after.0.parse().unwrap_or_default();
         let events = self.events.iter().zip(self.dropped..).filter(|(_, number)| *number >= read).take(limit);
-        events.map(|(event, number)| (Cursor((number + 1).to_string()), event.clone())).collect()
+        events
+            .map(|(event, number)| (Cursor((number + 1).to_string()), Heard::Event(Box::new(event.clone()))))
+            .collect()
     }
 
     fn event(&self, number: usize) -> Option<&Event> {
@@ -92,7 +94,8 @@ impl Stream {
 /// A parcel, or a dead letter.
 #[derive(Debug)]
 pub(super) struct Kept {
-    parcel: Parcel,
+    line: String,
+    body: String,
     attempts: u32,
     cause: String,
     /// `None`: it is a dead letter.
@@ -116,26 +119,20 @@ impl Memory {
         batch
     }
 
-    fn put_parcels(&mut self, parcels: &[Parcel]) -> u64 {
+    fn put_parcels(&mut self, parcels: &[Packed]) -> u64 {
         let mut dropped = 0;
         for parcel in parcels {
-            if self.parcels.contains_key(&parcel.name()) {
+            if self.parcels.contains_key(&parcel.name) {
                 continue;
             }
             let waiting = self.parcels.values().filter(|kept| kept.due.is_some());
-            if waiting.filter(|kept| kept.parcel.line() == parcel.line()).count() >= LINE_MAX as usize {
+            if waiting.filter(|kept| kept.line == parcel.line).count() >= LINE_MAX as usize {
                 dropped += 1;
                 continue;
             }
-            let due = parcel.event.at;
-            let kept = Kept {
-                parcel: parcel.clone(),
-                attempts: 0,
-                cause: String::new(),
-                due: Some(due),
-                died_at: due,
-            };
-            self.parcels.insert(parcel.name(), kept);
+            let Packed { name, line, due, body } = parcel.clone();
+            let (attempts, cause) = (0, String::new());
+            self.parcels.insert(name, Kept { line, body, attempts, cause, due: Some(due), died_at: due });
         }
         dropped
     }
@@ -149,12 +146,17 @@ impl Memory {
     }
 
     /// Line by line, the one first whose first parcel is due first.
-    fn claim(&mut self, busy: &BTreeMap<String, u32>, mut room: u32, times: [Timestamp; 2]) -> Vec<Delivery> {
+    fn claim(
+        &mut self,
+        busy: &BTreeMap<String, u32>,
+        mut room: u32,
+        times: [Timestamp; 2],
+    ) -> Vec<(Ticket, String)> {
         let [now, until] = times;
         let mut lines: BTreeMap<String, Vec<(Timestamp, String)>> = BTreeMap::new();
         for (name, kept) in &self.parcels {
             if let Some(due) = kept.due.filter(|due| *due <= now) {
-                lines.entry(kept.parcel.line()).or_default().push((due, name.clone()));
+                lines.entry(kept.line.clone()).or_default().push((due, name.clone()));
             }
         }
         let mut lines: Vec<_> = lines.into_iter().collect();
@@ -167,7 +169,8 @@ impl Memory {
             for (_, name) in due.into_iter().take(share as usize) {
                 let kept = self.parcels.get_mut(&name).expect("it was found there");
                 (kept.due, kept.attempts) = (Some(until), kept.attempts + 1);
-                claimed.push(Delivery { parcel: kept.parcel.clone(), attempts: kept.attempts });
+                let ticket = Ticket { name, line: line.clone(), attempts: kept.attempts };
+                claimed.push((ticket, kept.body.clone()));
                 room -= 1;
             }
         }
@@ -175,9 +178,9 @@ impl Memory {
     }
 
     /// Unless it was handed out again since.
-    fn held(&mut self, delivery: &Delivery) -> Option<&mut Kept> {
-        let kept = self.parcels.get_mut(&delivery.parcel.name())?;
-        Some(kept).filter(|kept| kept.due.is_some() && kept.attempts == delivery.attempts)
+    fn held(&mut self, ticket: &Ticket) -> Option<&mut Kept> {
+        let kept = self.parcels.get_mut(&ticket.name)?;
+        Some(kept).filter(|kept| kept.due.is_some() && kept.attempts == ticket.attempts)
     }
 
     fn dead(&self) -> Vec<(Timestamp, String)> {
@@ -230,7 +233,7 @@ impl Line {
         &self,
         group: Group,
         batch: &Batch,
-        parcels: &[Parcel],
+        parcels: &[Packed],
     ) -> Result<Option<u64>, LinkError> {
         let dropped = self.put_parcels(parcels).await?;
         let places = batch.places.clone();
@@ -248,15 +251,19 @@ impl Line {
         self.ask(Kind::Write, skip).await
     }
 
-    pub(in crate::store) async fn put_parcels(&self, parcels: &[Parcel]) -> Result<u64, LinkError> {
+    pub(in crate::store) async fn put_parcels(&self, parcels: &[Packed]) -> Result<u64, LinkError> {
         let parcels = parcels.to_vec();
         self.ask(Kind::Write, move |server| server.put_parcels(&parcels)).await
     }
 
-    pub(in crate::store) async fn waiting_parcels(&self) -> Result<Vec<Parcel>, LinkError> {
+    pub(in crate::store) async fn waiting_parcels(&self) -> Result<Vec<Packed>, LinkError> {
         self.read(|server| {
-            let waiting = server.parcels.values().filter(|kept| kept.due.is_some());
-            waiting.map(|kept| kept.parcel.clone()).collect()
+            let waiting = server.parcels.iter().filter_map(|(name, kept)| Some((name, kept, kept.due?)));
+            let packed = |(name, kept, due): (&String, &Kept, _)| {
+                let Kept { line, body, .. } = kept;
+                Packed { name: name.clone(), line: line.clone(), due, body: body.clone() }
+            };
+            waiting.map(packed).collect()
         })
         .await
     }
@@ -277,14 +284,14 @@ impl Line {
     pub(in crate::store) async fn claim_parcels(
         &self,
         claim: &Claim<'_>,
-    ) -> Result<Vec<Delivery>, LinkError> {
+    ) -> Result<Vec<(Ticket, String)>, LinkError> {
         let busy: BTreeMap<_, _> = claim.busy.iter().map(|(line, busy)| (line.clone(), *busy)).collect();
         let (room, times) = (claim.room, [claim.now, claim.until]);
         self.ask(Kind::Write, move |server| server.claim(&busy, room, times)).await
     }
 
-    pub(in crate::store) async fn remove_parcel(&self, delivery: &Delivery) -> Result<(), LinkError> {
-        let name = delivery.parcel.name();
+    pub(in crate::store) async fn remove_parcel(&self, ticket: &Ticket) -> Result<(), LinkError> {
+        let name = ticket.name.clone();
         let remove = move |server: &mut Memory| {
             if server.parcels.get(&name).is_some_and(|kept| kept.due.is_some()) {
                 server.parcels.remove(&name);
@@ -295,13 +302,13 @@ impl Line {
 
     pub(in crate::store) async fn postpone_parcel(
         &self,
-        delivery: &Delivery,
+        ticket: &Ticket,
         cause: &str,
         due: Timestamp,
     ) -> Result<(), LinkError> {
-        let (delivery, cause) = (delivery.clone(), cause.to_owned());
+        let (ticket, cause) = (ticket.clone(), cause.to_owned());
         let postpone = move |server: &mut Memory| {
-            if let Some(kept) = server.held(&delivery) {
+            if let Some(kept) = server.held(&ticket) {
                 (kept.due, kept.cause) = (Some(due), cause.clone());
             }
         };
@@ -310,13 +317,13 @@ impl Line {
 
     pub(in crate::store) async fn bury_parcel(
         &self,
-        delivery: &Delivery,
+        ticket: &Ticket,
         cause: &str,
         now: Timestamp,
     ) -> Result<(), LinkError> {
-        let (delivery, cause) = (delivery.clone(), cause.to_owned());
+        let (ticket, cause) = (ticket.clone(), cause.to_owned());
         let bury = move |server: &mut Memory| {
-            if let Some(kept) = server.held(&delivery) {
+            if let Some(kept) = server.held(&ticket) {
                 (kept.due, kept.cause, kept.died_at) = (None, cause.clone(), now);
             }
         };
@@ -336,13 +343,13 @@ impl Line {
         self.ask(Kind::Write, revive).await
     }
 
-    pub(in crate::store) async fn dead_letters(&self, limit: u32) -> Result<Vec<DeadLetter>, LinkError> {
+    pub(in crate::store) async fn dead_letters(&self, limit: u32) -> Result<Vec<Buried>, LinkError> {
         self.read(move |server| {
             let latest = server.dead().into_iter().rev().take(limit as usize);
             let letter = |(_, name)| {
-                let Kept { parcel, attempts, cause, died_at, .. } = &server.parcels[&name];
-                let (parcel, cause) = (parcel.clone(), cause.clone());
-                DeadLetter { parcel, attempts: *attempts, cause, died_at: *died_at }
+                let Kept { body, attempts, cause, died_at, .. } = &server.parcels[&name];
+                let (body, cause) = (body.clone(), cause.clone());
+                Buried { name, body, attempts: *attempts, cause, died_at: *died_at }
             };
             latest.map(letter).collect()
         })

@@ -54,7 +54,7 @@ if what == 'put' then
 end
 
 -- 3 now, 4 due again, 5 how many, 6 how many of a line, then for each line that is busy: line, how many of it are handed
--- out. Answers body and attempts of each.
+-- out. Answers parcel, line, attempts and body of each.
 if what == 'claim' then
     local busy, count = {}, 0
     for at = 7, #ARGV, 2 do
@@ -68,8 +68,10 @@ if what == 'claim' then
             local due = call('ZRANGEBYSCORE', key_of(line), '-inf', ARGV[3], 'LIMIT', 0, share)
             for _, parcel in ipairs(due) do
                 call('ZADD', key_of(line), ARGV[4], parcel)
-                table.insert(claimed, call('HGET', bodies, parcel))
+                table.insert(claimed, parcel)
+                table.insert(claimed, line)
                 table.insert(claimed, call('HINCRBY', attempts, parcel, 1))
+                table.insert(claimed, call('HGET', bodies, parcel) or '')
                 room = room - 1
             end
             tidy(line)
@@ -119,11 +121,12 @@ if what == 'revive' then
     return 1
 end
 
--- 3 how many. Answers body, attempts, cause and death of each.
+-- 3 how many. Answers parcel, body, attempts, cause and death of each.
 if what == 'dead' then
     local letters = {}
     for _, parcel in ipairs(call('ZREVRANGE', dead, 0, ARGV[3] - 1)) do
-        table.insert(letters, call('HGET', bodies, parcel))
+        table.insert(letters, parcel)
+        table.insert(letters, call('HGET', bodies, parcel) or '')
         table.insert(letters, call('HGET', attempts, parcel) or '0')
         table.insert(letters, call('HGET', causes, parcel) or '')
         table.insert(letters, call('ZSCORE', dead, parcel))
@@ -147,12 +150,16 @@ if what == 'drop' then
     return 0
 end
 
--- Answers the bodies of those that are no dead letters.
+-- Answers parcel, line, due and body of those that are no dead letters.
 if what == 'waiting' then
     local waiting = {}
-    for _, parcel in ipairs(call('HKEYS', bodies)) do
-        if not call('ZSCORE', dead, parcel) then
-            table.insert(waiting, call('HGET', bodies, parcel))
+    for _, line in ipairs(call('ZRANGE', lines, 0, -1)) do
+        local parcels = call('ZRANGE', key_of(line), 0, -1, 'WITHSCORES')
+        for at = 1, #parcels, 2 do
+            table.insert(waiting, parcels[at])
+            table.insert(waiting, line)
+            table.insert(waiting, parcels[at + 1])
+            table.insert(waiting, call('HGET', bodies, parcels[at]) or '')
         end
     end
     return waiting

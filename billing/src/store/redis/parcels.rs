@@ -9,10 +9,10 @@ use std::time::Duration;
 use futures_util::future::try_join_all;
 use redis::{Value, cmd};
 
-use super::{Redis, Space, array, body, broken, connection, parse, surprise, text, texts};
+use super::{Redis, Space, array, body, broken, connection, heard, stream, surprise, text, texts};
 use crate::consumer::{Batch, DROPPED_AT_A_TIME, READ};
-use crate::delivery::{AT_A_TIME, Backlog, Claim, DeadLetter, Delivery, Group, LINE_MAX, Parcel};
-use crate::event::Event;
+use crate::delivery::{AT_A_TIME, Backlog, Buried, Claim, Group, LINE_MAX, Packed, Ticket, line_of};
+use crate::event::legible;
 use crate::id::{AccountId, GatewayId, WebhookId};
 use crate::store::lanes::LinkError;
 use crate::time::Timestamp;
@@ -73,7 +73,7 @@ impl Redis {
                 let mut stream = array(stream)?.into_iter();
                 let key = text(stream.next().unwrap_or(Value::Nil))?.ok_or_else(surprise)?;
                 let partition = Space::of_key(&key).ok_or_else(surprise)?.partition;
-                let read = add(&mut batch, partition, stream.next().unwrap_or(Value::Nil))?;
+                let read = add(&mut batch, group, partition, stream.next().unwrap_or(Value::Nil))?;
                 if read >= READ as usize {
                     batch.more.push(partition);
                 }
@@ -101,9 +101,13 @@ impl Redis {
         self.make_groups(group, "$").await
     }
 
-    pub(in crate::store) async fn waiting_parcels(&self) -> Result<Vec<Parcel>, LinkError> {
-        let bodies = texts(self.parcels("waiting", Vec::new()).await?)?;
-        bodies.iter().map(|body| serde_json::from_str(body).map_err(broken)).collect()
+    pub(in crate::store) async fn waiting_parcels(&self) -> Result<Vec<Packed>, LinkError> {
+        let fields = array(self.parcels("waiting", Vec::new()).await?)?;
+        let parcel = |[name, line, due, body]: &[Value; 4]| {
+            let due = Timestamp::from_millis(number(due.clone())?);
+            Ok(Packed { name: given(name)?, line: given(line)?, due, body: bytes(body)? })
+        };
+        fields.as_chunks().0.iter().map(parcel).collect()
     }
 
     pub(in crate::store) async fn forgotten_events(
@@ -123,7 +127,7 @@ impl Redis {
         for (partition, answer) in try_join_all(questions).await? {
             // The place to go on from, the events, and what was trimmed meanwhile.
             let events = array(answer)?.into_iter().nth(1).unwrap_or(Value::Nil);
-            add(&mut batch, partition, events)?;
+            add(&mut batch, group, partition, events)?;
         }
         Ok(batch)
     }
@@ -132,7 +136,7 @@ impl Redis {
         &self,
         group: Group,
         batch: &Batch,
-        parcels: &[Parcel],
+        parcels: &[Packed],
     ) -> Result<Option<u64>, LinkError> {
         let dropped = self.put_parcels(parcels).await?;
         let places = batch.places.chunk_by(|one, other| one.0 == other.0);
@@ -149,13 +153,12 @@ impl Redis {
         Ok(Some(dropped))
     }
 
-    pub(in crate::store) async fn put_parcels(&self, parcels: &[Parcel]) -> Result<u64, LinkError> {
+    pub(in crate::store) async fn put_parcels(&self, parcels: &[Packed]) -> Result<u64, LinkError> {
         let mut dropped = 0;
         for parcels in parcels.chunks(PUT_AT_A_TIME) {
             let mut arguments = vec![LINE_MAX.to_string()];
-            for parcel in parcels {
-                let due = parcel.event.at.as_millis().to_string();
-                arguments.extend([parcel.name(), parcel.line(), due, body(parcel)?]);
+            for Packed { name, line, due, body } in parcels {
+                arguments.extend([name.clone(), line.clone(), due.as_millis().to_string(), body.clone()]);
             }
             dropped += number::<u64>(self.parcels("put", arguments).await?)?;
         }
@@ -178,43 +181,39 @@ impl Redis {
     pub(in crate::store) async fn claim_parcels(
         &self,
         claim: &Claim<'_>,
-    ) -> Result<Vec<Delivery>, LinkError> {
+    ) -> Result<Vec<(Ticket, String)>, LinkError> {
         let Claim { busy, room, now, until } = claim;
         let mut arguments = vec![now.as_millis().to_string(), until.as_millis().to_string()];
         arguments.extend([room.to_string(), AT_A_TIME.to_string()]);
         arguments.extend(busy.iter().flat_map(|(line, busy)| [line.clone(), busy.to_string()]));
-        let mut fields = array(self.parcels("claim", arguments).await?)?.into_iter();
-        let mut claimed = Vec::new();
-        while let (Some(body), Some(attempts)) = (fields.next(), fields.next()) {
-            // A body that is gone was removed by hand.
-            if let Some(parcel) = parse(body)? {
-                claimed.push(Delivery { parcel, attempts: number(attempts)? });
-            }
-        }
-        Ok(claimed)
+        let fields = array(self.parcels("claim", arguments).await?)?;
+        let parcel = |[name, line, attempts, body]: &[Value; 4]| {
+            let attempts = number(attempts.clone())?;
+            Ok((Ticket { name: given(name)?, line: given(line)?, attempts }, bytes(body)?))
+        };
+        fields.as_chunks().0.iter().map(parcel).collect()
     }
 
-    pub(in crate::store) async fn remove_parcel(&self, delivery: &Delivery) -> Result<(), LinkError> {
-        let parcel = &delivery.parcel;
-        self.parcels("remove", vec![parcel.name(), parcel.line()]).await.map(|_| ())
+    pub(in crate::store) async fn remove_parcel(&self, ticket: &Ticket) -> Result<(), LinkError> {
+        self.parcels("remove", vec![ticket.name.clone(), ticket.line.clone()]).await.map(|_| ())
     }
 
     pub(in crate::store) async fn postpone_parcel(
         &self,
-        delivery: &Delivery,
+        ticket: &Ticket,
         cause: &str,
         due: Timestamp,
     ) -> Result<(), LinkError> {
-        self.parcels("postpone", ended(delivery, cause, due)).await.map(|_| ())
+        self.parcels("postpone", ended(ticket, cause, due)).await.map(|_| ())
     }
 
     pub(in crate::store) async fn bury_parcel(
         &self,
-        delivery: &Delivery,
+        ticket: &Ticket,
         cause: &str,
         now: Timestamp,
     ) -> Result<(), LinkError> {
-        self.parcels("bury", ended(delivery, cause, now)).await.map(|_| ())
+        self.parcels("bury", ended(ticket, cause, now)).await.map(|_| ())
     }
 
     pub(in crate::store) async fn revive_parcel(
@@ -223,23 +222,21 @@ impl Redis {
         now: Timestamp,
     ) -> Result<bool, LinkError> {
         let found = self.ask(cmd("HGET").arg(KEYS[1]).arg(name)).await?;
-        let Some(parcel) = parse::<Parcel>(found)? else { return Ok(false) };
-        let arguments = vec![name.to_owned(), parcel.line(), now.as_millis().to_string()];
+        if found == Value::Nil {
+            return Ok(false);
+        }
+        let arguments = vec![name.to_owned(), line_of(&bytes(&found)?), now.as_millis().to_string()];
         Ok(number::<u8>(self.parcels("revive", arguments).await?)? == 1)
     }
 
-    pub(in crate::store) async fn dead_letters(&self, limit: u32) -> Result<Vec<DeadLetter>, LinkError> {
-        let mut fields = array(self.parcels("dead", vec![limit.to_string()]).await?)?.into_iter();
-        let mut letters = Vec::new();
-        while let (Some(body), Some(attempts), Some(cause), Some(died)) =
-            (fields.next(), fields.next(), fields.next(), fields.next())
-        {
-            let Some(parcel) = parse(body)? else { continue };
-            let died_at = Timestamp::from_millis(number(died)?);
-            let cause = text(cause)?.unwrap_or_default();
-            letters.push(DeadLetter { parcel, attempts: number(attempts)?, cause, died_at });
-        }
-        Ok(letters)
+    pub(in crate::store) async fn dead_letters(&self, limit: u32) -> Result<Vec<Buried>, LinkError> {
+        let fields = array(self.parcels("dead", vec![limit.to_string()]).await?)?;
+        let letter = |[name, body, attempts, cause, died]: &[Value; 5]| {
+            let (attempts, died_at) =
+                (number(attempts.clone())?, Timestamp::from_millis(number(died.clone())?));
+            Ok(Buried { name: given(name)?, body: bytes(body)?, attempts, cause: given(cause)?, died_at })
+        };
+        fields.as_chunks().0.iter().map(letter).collect()
     }
 
     pub(in crate::store) async fn drop_dead_letters(
@@ -311,32 +308,36 @@ fn keys(streams: &[u8]) -> Vec<String> {
     streams.iter().map(|partition| Space { partition: *partition }.key("events")).collect()
 }
 
-/// Adds the entries of a stream to what was read; how many they are. An event that this program does not know is left to
-/// whoever does: it was told by a later one.
-fn add(batch: &mut Batch, partition: u8, entries: Value) -> Result<usize, LinkError> {
-    let Value::Array(entries) = entries else { return Ok(0) };
+/// Adds the entries of a stream to what was read; how many they are.
+fn add(batch: &mut Batch, group: Group, partition: u8, entries: Value) -> Result<usize, LinkError> {
+    if entries == Value::Nil {
+        return Ok(0);
+    }
+    let entries = stream(entries, heard)?;
     let read = entries.len();
-    for entry in entries {
-        let mut entry = array(entry)?.into_iter();
-        let id = text(entry.next().unwrap_or(Value::Nil))?.ok_or_else(surprise)?;
-        let field = array(entry.next().unwrap_or(Value::Nil))?.into_iter().nth(1);
-        match parse::<Event>(field.unwrap_or(Value::Nil)) {
-            Ok(Some(event)) => {
-                batch.places.push((partition, id));
-                batch.events.push(event);
-            }
-            Ok(None) => return Err(surprise()),
-            Err(error) => {
-                tracing::warn!(partition, id, ?error, "an event is not understood, and is left to others")
-            }
-        }
+    for (id, heard) in entries {
+        batch.add(group, format!("{partition}.{id}"), heard);
+        batch.places.push((partition, id));
     }
     Ok(read)
 }
 
-fn ended(delivery: &Delivery, cause: &str, at: Timestamp) -> Vec<String> {
-    let Delivery { parcel, attempts } = delivery;
-    vec![parcel.name(), parcel.line(), attempts.to_string(), cause.to_owned(), at.as_millis().to_string()]
+fn given(value: &Value) -> Result<String, LinkError> {
+    text(value.clone())?.ok_or_else(surprise)
+}
+
+/// Whatever bytes it has.
+fn bytes(value: &Value) -> Result<String, LinkError> {
+    match value {
+        Value::BulkString(body) => Ok(legible(body)),
+        _ => Err(surprise()),
+    }
+}
+
+fn ended(ticket: &Ticket, cause: &str, at: Timestamp) -> Vec<String> {
+    let Ticket { name, line, attempts } = ticket;
+    let [attempts, at] = [attempts.to_string(), at.as_millis().to_string()];
+    vec![name.clone(), line.clone(), attempts, cause.to_owned(), at]
 }
 
 /// Written as an integer or as digits.

@@ -288,7 +288,7 @@ async fn events_of_all_nodes_of_a_cluster_become_parcels() {
         billing.delivered(delivery).await.unwrap();
     }
     let letters = billing.dead_letters(10).await.unwrap();
-    assert!(billing.redeliver(&letters[0].parcel.name(), NOW).await.unwrap());
+    assert!(billing.redeliver(&letters[0].name, NOW).await.unwrap());
     assert_eq!(billing.backlog().await.unwrap(), Backlog { waiting: 1, dead: 0 });
 }
 
