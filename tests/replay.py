@@ -4,8 +4,9 @@
     replay.py FILE…
 
 A FILE is an archive (`ufbrowsers archive seal`) or an exported log (`ufbrowsers audit --export FILE`); archives of one
-account come in their order, and before its log; of two that begin with the same entry only the longer one counts. Prints a JSON document with what each account has and what its sessions
-came to by the month. Where a log or an archive is not intact it says so on stderr and exits with 1.
+account come in their order, and before its log; of two that begin with the same entry only the longer one counts. Prints a JSON document with
+what each account has and what its sessions came to by the month. Where a file cannot be read, or a log or an archive is not
+intact, it says which and where in one line on stderr, and exits with 1.
 """
 
 import hashlib
@@ -16,7 +17,9 @@ from datetime import datetime, timezone
 
 NAMES = """seq at account actor kind session command key cause amount included retry overage
            balance_after included_after retry_after overage_after minutes ended""".split()
+HEADER = ["format", "account", "first", "last", "prev", "hash", "opening", "closing"]
 FIGURES = {"balance": "amount", "included": "included", "retry": "retry", "overage": "overage"}
+AGAIN = "export the log again (`ufbrowsers audit --export FILE`), or take another copy of the archive"
 
 
 class Broken(Exception):
@@ -96,6 +99,8 @@ class Account:
             if session in self.open:
                 raise Broken(f"entry {entry['seq']}: {session} is open already")
             self.open[session] = Taken()
+        elif kind in ("extended", "posted", "lost_refund", "voided") and session not in self.open:
+            raise Broken(f"entry {entry['seq']}: {session} is not open")
         if kind in ("held", "extended"):
             self.open[session].add(entry)
         elif kind in ("posted", "lost_refund"):
@@ -117,23 +122,29 @@ class Account:
         return {"entries": self.seq, "head": self.head, **self.figures, "open": len(self.open), "months": self.months}
 
 
-def add_entry(accounts, entry):
+def add_entry(accounts, place, entry):
+    missing = [name for name in [*NAMES, "prev", "hash"] if name not in entry]
+    if missing:
+        raise Broken(f"{place}: no entry of an audit log, it has no {missing[0]}; {AGAIN}")
+    if not isinstance(entry["account"], str):
+        raise Broken(f"{place}: no entry of an audit log, its account is no text; {AGAIN}")
     try:
         accounts[entry["account"]].add(entry)
-    except (Broken, KeyError) as fault:
-        raise Broken(f"{entry.get('account')}: {fault}") from fault
+    except Broken as fault:
+        raise Broken(f"{place}: {entry['account']}: {fault}") from fault
+    except Exception as fault:  # A field of another type, then.
+        raise Broken(f"{place}: no entry of an audit log ({fault}); {AGAIN}") from fault
 
 
-def add_archive(accounts, name, lines):
-    header, entries, footer = json.loads(lines[0]), map(json.loads, lines[1:-1]), json.loads(lines[-1])
-    digest = hashlib.sha256(b"".join(lines[:-1])).hexdigest()
+def add_archive(accounts, name, lines, documents):
+    (header, *entries, footer), digest = documents, hashlib.sha256(b"".join(lines[:-1])).hexdigest()
     if header["format"] != "ufb-archive-1" or footer != {"sha256": digest}:
-        raise Broken(f"{name}: not an archive, or changed since")
-    account, before = accounts[header["account"]], None
-    for entry in entries:
-        if entry["kind"] != "opening_balance" and before is None:
+        raise Broken(f"{name}: not an archive, or changed since; {AGAIN}")
+    account, before = accounts[str(header["account"])], None
+    for number, entry in enumerate(entries, 2):
+        if entry.get("kind") != "opening_balance" and before is None:
             before = (account.seq + 1, account.head, dict(account.figures))
-        add_entry(accounts, entry)
+        add_entry(accounts, f"{name}, line {number}", entry)
     if before != (header["first"], header["prev"], header["opening"]):
         raise Broken(f"{name}: it does not begin as its first line says")
     if (account.seq, account.head, account.figures) != (header["last"], header["hash"], header["closing"]):
@@ -144,37 +155,61 @@ def add_archive(accounts, name, lines):
 def without_replaced(files):
     """What a longer archive that begins with the same entry stands for is left out, once it was found to be a part of that."""
     longest = {}
-    for _, lines, header in files:
-        if header and len(lines) >= len(longest.get((header["account"], header["first"]), [])):
-            longest[header["account"], header["first"]] = lines
-    for name, lines, header in files:
-        whole = longest[header["account"], header["first"]] if header else lines
+    for _, lines, _, begins in files:
+        if begins and len(lines) >= len(longest.get(begins, [])):
+            longest[begins] = lines
+    for name, lines, documents, begins in files:
+        whole = longest[begins] if begins else lines
         if len(lines) < len(whole):
             if lines[1:-1] != whole[1 : len(lines) - 1]:
                 raise Broken(f"{name}: a longer archive begins with the same entry, and goes on otherwise")
             continue
-        yield name, lines, header
+        yield name, lines, documents, begins
 
 
 def read(name):
-    with open(name, "rb") as file:
-        lines = file.readlines()
-    first = json.loads(lines[0]) if lines else {}
-    return name, lines, first if "format" in first else None
+    """Its lines, what they say, and of an archive with what it begins."""
+    try:
+        with open(name, "rb") as file:
+            lines = file.readlines()
+    except OSError as fault:
+        raise Broken(f"{name}: {fault.strerror}; name archives and exported logs that are there") from fault
+    documents = [parse(f"{name}, line {number}", line) for number, line in enumerate(lines, 1)]
+    if not documents or "format" not in documents[0]:
+        return name, lines, documents, None
+    header = documents[0]
+    missing = [field for field in HEADER if field not in header]
+    if missing:
+        raise Broken(f"{name}, line 1: no header of an archive, it has no {missing[0]}; {AGAIN}")
+    if "sha256" not in documents[-1]:
+        raise Broken(f"{name}, line {len(lines)}: the archive is cut off, its last line is no checksum; {AGAIN}")
+    return name, lines, documents, (str(header["account"]), str(header["first"]))
+
+
+def parse(place, line):
+    try:
+        document = json.loads(line)
+    except (ValueError, RecursionError) as fault:
+        raise Broken(f"{place}: no JSON, or cut off; {AGAIN}") from fault
+    if not isinstance(document, dict):
+        raise Broken(f"{place}: no JSON object; {AGAIN}")
+    return document
 
 
 def replay(names):
     accounts = defaultdict(Account)
-    for name, lines, header in without_replaced([read(name) for name in names]):
-        if header:
-            add_archive(accounts, name, lines)
+    for name, lines, documents, begins in without_replaced([read(name) for name in names]):
+        if begins:
+            add_archive(accounts, name, lines, documents)
         else:
-            for line in lines:
-                add_entry(accounts, json.loads(line))
+            for number, entry in enumerate(documents, 1):
+                add_entry(accounts, f"{name}, line {number}", entry)
     return {name: account.document() for name, account in sorted(accounts.items())}
 
 
 def main():
+    if len(sys.argv) == 1:
+        sys.exit("error: name at least one FILE; the head of this program says what it may be")
     try:
         print(json.dumps(replay(sys.argv[1:]), indent=2))
     except Broken as fault:

@@ -23,6 +23,7 @@ of_every_store! {
     archives_that_were_changed_or_are_missing_are_found_out
     ; of the real ones:
     a_log_that_was_trimmed_moves
+    what_cannot_be_replayed_is_named_in_one_line
 }
 
 /// Milliseconds from `date -u -d 2027-02-01 +%s` on.
@@ -329,5 +330,55 @@ async fn a_log_that_was_trimmed_moves(bench: Bench) {
         assert_eq!(credit(target.another()).await, balance, "it was made before");
         six_minutes(&target.billing, &who, "a", MAY).await;
         assert_eq!(target.prove(&id, slice::from_ref(&archive)).await.unwrap().entries, 7);
+    }
+}
+
+/// The separate program names the file, the line and what to do, whatever it is given.
+async fn what_cannot_be_replayed_is_named_in_one_line(bench: Bench) {
+    let (Customer { id, who, .. }, folder) = (bench.prepaid(1_000_000).await, tempfile::tempdir().unwrap());
+    six_minutes(&bench.billing, &who, "a", START.as_millis()).await;
+    let archive = fs::read(bench.seal(&id, "2027-01", APRIL + HOUR, &folder).await.unwrap()).unwrap();
+    let log = fs::read(bench.export(&id, &folder).await).unwrap();
+    let file = folder.path().join("given.jsonl");
+    let complaint = || {
+        let words = replay(slice::from_ref(&file)).unwrap_err();
+        let [line] = words.lines().collect::<Vec<_>>()[..] else { panic!("one line: {words}") };
+        let told = line.strip_prefix(&format!("error: {}", file.display()));
+        told.unwrap_or_else(|| panic!("the file is named: {line}")).to_owned()
+    };
+    assert!(complaint().starts_with(": No such file or directory; name "), "{}", complaint());
+
+    let lines: Vec<_> = archive.split_inclusive(|byte| *byte == b'\n').collect();
+    let in_header =
+        |from: &str, to: &str| String::from_utf8(archive.clone()).unwrap().replacen(from, to, 1).into_bytes();
+    let cases: [(&[u8], &str); 11] = [
+        (b"not a log\n", ", line 1: no JSON, or cut off; export the log again"),
+        (&[0x7f, b'E', b'L', b'F', 0xff, 0, b'\n'], ", line 1: no JSON, or cut off; export"),
+        (b"[1]\n", ", line 1: no JSON object; "),
+        (b"{}\n", ", line 1: no entry of an audit log, it has no seq; "),
+        (&"[".repeat(100_000).into_bytes(), ", line 1: no JSON, or cut off; "),
+        (&log[..log.len() / 2], ", line 1: no JSON, or cut off; "),
+        (&archive[..archive.len() - 9], ", line 8: no JSON, or cut off; "),
+        (&lines[..3].concat(), ", line 3: the archive is cut off, its last line is no checksum; "),
+        (lines[0], ", line 1: the archive is cut off, its last line is no checksum; "),
+        (&in_header("\"opening\"", "\"opened\""), ", line 1: no header of an archive, it has no opening; "),
+        (&in_header("\"first\":1", "\"first\":[1]"), ": not an archive, or changed since; "),
+    ];
+    for (given, expected) in cases {
+        fs::write(&file, given).unwrap();
+        assert!(complaint().starts_with(expected), "{expected:?}: {}", complaint());
+    }
+
+    // Entries, the log's an opening balance, of which a field has another type.
+    let changes: [(&[u8], &str, &str); 3] = [
+        (lines[1], "account", "its account is no text; "),
+        (lines[1], "prev", "does not follow the one before it"),
+        (&log, "prev", ", line 1: no entry of an audit log ("),
+    ];
+    for (line, field, expected) in changes {
+        let mut entry: Value = serde_json::from_slice(line).unwrap();
+        entry[field] = 7.into();
+        fs::write(&file, entry.to_string()).unwrap();
+        assert!(complaint().contains(expected), "{expected:?}: {}", complaint());
     }
 }
