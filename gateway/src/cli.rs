@@ -27,7 +27,7 @@ use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use billing::{AccountId, CommandId, EMAIL_MAX, KeyId, LABEL_MAX, Micros, StoreUrl, WebhookId};
+use billing::{AccountId, CommandId, EMAIL_MAX, KeyId, LABEL_MAX, Micros, WebhookId};
 use clap::{Args, Parser, Subcommand};
 
 use crate::config::{Config, Environment, Mistakes};
@@ -183,7 +183,8 @@ struct Arguments {
     /// The settings' file, in TOML.
     #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// One setting; wins over the environment (UFB_SECTION_KEY) and the file. May be repeated.
+    /// One setting; wins over the environment (UFB_SECTION_KEY) and the file. May be repeated. Everybody on the machine can see
+    /// it: a password goes into one of those two.
     #[arg(long, global = true, value_name = "SECTION.KEY=VALUE", value_parser = setting)]
     set: Vec<(String, String)>,
     #[command(subcommand)]
@@ -366,10 +367,11 @@ enum StoreAction {
     Backup { file: PathBuf },
     /// Move everything to an empty store, while no gateway runs, and prove by replay that it arrived.
     Migrate {
-        /// `sqlite:PATH` or the URL of a Redis.
-        from: StoreUrl,
+        /// `sqlite:PATH` or the URL of a Redis; or `@FILE`, which has it in it: a password among the arguments can be seen by
+        /// everybody on the machine.
+        from: migrate::Place,
         /// The same, without any customers.
-        to: StoreUrl,
+        to: migrate::Place,
     },
 }
 

@@ -1,11 +1,14 @@
 //! `store migrate`: everything from one store to another, which is empty, proved by replay.
 
-use std::fs::File;
+use std::convert::Infallible;
+use std::fmt;
+use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::time::Duration;
 
-use billing::{Billing, Limits, MoveError, StoreError, StoreUrl};
+use billing::{Billing, InvalidStoreUrl, Limits, MoveError, StoreError, StoreUrl};
 use serde_json::json;
 
 use crate::config::Config;
@@ -17,12 +20,51 @@ use super::store;
 /// Two heartbeats of a gateway, and some time.
 const WATCH: Duration = Duration::from_secs(11);
 
+/// A store as it was named: by its URL, or by a file that has it in it. Taken as it is, so that no complaint repeats it.
+#[derive(Clone)]
+pub(super) struct Place(String);
+
+impl FromStr for Place {
+    type Err = Infallible;
+
+    fn from_str(text: &str) -> Result<Self, Infallible> {
+        Ok(Self(text.to_owned()))
+    }
+}
+
+/// It may have a password.
+impl fmt::Debug for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Place(…)")
+    }
+}
+
+impl Place {
+    /// `argument` is what it is called.
+    fn url(&self, argument: &str) -> Result<StoreUrl, Failure> {
+        let (text, place) = match self.0.strip_prefix('@') {
+            Some(file) => (read(argument, file)?, format!("{argument}: in {file}: ")),
+            None => (self.0.clone(), format!("{argument}: ")),
+        };
+        let wrong =
+            |url: InvalidStoreUrl| Failure::Usage(format!("{place}that is no store; write it as {url}"));
+        text.trim().parse().map_err(wrong)
+    }
+}
+
+fn read(argument: &str, file: &str) -> Result<String, Failure> {
+    fs::read_to_string(file).map_err(|error| {
+        Failure::Usage(format!("{argument}: {file}: {error}; name a file that has the store's URL in it"))
+    })
+}
+
 pub(super) async fn run(
-    from: &StoreUrl,
-    to: &StoreUrl,
+    from: &Place,
+    to: &Place,
     config: &Config,
     output: &mut Output<impl Write>,
 ) -> Result<(), Failure> {
+    let (from, to) = (&from.url("FROM")?, &to.url("TO")?);
     if from == to {
         return Err(Failure::Usage("both are the same store; name another one to move to".to_owned()));
     }

@@ -329,6 +329,30 @@ async fn what_is_not_there_is_not_taken_for_empty() {
 }
 
 #[tokio::test]
+async fn a_store_to_move_is_named_by_a_file_so_that_nobody_sees_its_password() {
+    let operator = Operator::new();
+    let folder = operator.0.path().display();
+    operator.text(&format!("{CREATE} --plan starter")).await;
+    let [url, other] = ["url", "other"].map(|name| operator.0.path().join(name));
+    let target = format!("sqlite:{folder}/new/ledger.db");
+    fs::write(&url, format!("{target}\n")).unwrap();
+    fs::write(&other, "hunter2").unwrap();
+
+    let from = format!("store migrate sqlite:{folder}/ledger.db");
+    for (to, words) in [
+        (format!("@{folder}/none"), "TO: "),
+        (format!("@{folder}/none"), "none: No such file or directory (os error 2); name a file"),
+        (format!("@{}", other.display()), "other: that is no store; write it as `sqlite:PATH`"),
+        ("hunter2".to_owned(), "TO: that is no store; write it as `sqlite:PATH`"),
+    ] {
+        let failure = operator.failure(&format!("{from} {to}")).await;
+        assert!(failure.contains(words) && !failure.contains("hunter2"), "{to}: {failure}");
+    }
+    let moved = operator.text(&format!("{from} @{}", url.display())).await;
+    assert!(moved.contains(&format!("are in {target}; ")), "{moved}");
+}
+
+#[tokio::test]
 async fn check_reports_every_mistake_at_once() {
     let line = "check --json --set edge.listen=here --set log.level=loud";
     let (printed, result) = Operator::new().types(line).await;
