@@ -8,11 +8,13 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use billing::{AccountId, ExtendError, Progress, StoreError};
+use futures_util::FutureExt as _;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout_at};
@@ -33,6 +35,8 @@ const AHEAD: Duration = Duration::from_secs(5);
 const TOGETHER: Duration = Duration::from_secs(1);
 /// How often a ledger that cannot be reached is asked again, until the minute starts.
 const RETRY: Duration = Duration::from_millis(500);
+/// How often a date is tried once more whose task panicked; all of it before the minute starts.
+const PANICS: u32 = 3;
 /// Accounts that are talked about with the ledger at a time.
 const AT_WORK: usize = 1_024;
 /// Dates of sessions that have ended, beside as many as live, which are not worth a look at all of them.
@@ -53,20 +57,22 @@ pub struct Inbox {
 }
 
 /// A session's next date with the ledger. Ordered by the time alone.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Due {
     at: Instant,
     /// The minute that starts next, counted from 1.
     minute: u32,
     /// The last one that the ledger was asked for.
     secured: u32,
+    /// How often its task has panicked.
+    panics: u32,
     live: Arc<Live>,
 }
 
 impl Due {
     /// To secure a minute before it starts.
     fn ahead_of(minute: u32, secured: u32, live: Arc<Live>) -> Self {
-        Self { at: live.begun + MINUTE * (minute - 1) - AHEAD, minute, secured, live }
+        Self { at: live.begun + MINUTE * (minute - 1) - AHEAD, minute, secured, panics: 0, live }
     }
 
     /// When the minute starts.
@@ -121,7 +127,7 @@ impl Inbox {
                 },
                 () = sleep_until(next.unwrap_or_else(Instant::now)), if next.is_some() && has_room => {
                     for (account, dues) in take_due(&mut dues) {
-                        at_work.spawn(meet(Arc::clone(&gateway), account, dues));
+                        at_work.spawn(keep_date(Arc::clone(&gateway), account, dues));
                     }
                 }
                 Some(done) = at_work.join_next() => match done {
@@ -131,6 +137,7 @@ impl Inbox {
                             forget_those_that_are_over(&mut dues, &gateway);
                         }
                     }
+                    // What may panic is caught where its dates are known.
                     Err(panic) => error!(%panic, "sessions are not metered any more"),
                 },
             }
@@ -157,29 +164,56 @@ fn take_due(dues: &mut BinaryHeap<Reverse<Due>>) -> BTreeMap<AccountId, Vec<Due>
 /// Notes in the ledger when the session began. A failure costs nothing: the note is made again with its next minute and
 /// when it is settled, and a gateway that is killed before leaves a session that never began.
 async fn note_beginning(gateway: Arc<Gateway>, live: Arc<Live>) -> Vec<Due> {
-    if let Err(error) = gateway.billing.begin(live.name(), live.begun_at, gateway.clock.now()).await {
+    let noted = async {
+        #[cfg(test)]
+        tests::may_panic();
+        gateway.billing.begin(live.name(), live.begun_at, gateway.clock.now()).await
+    };
+    match AssertUnwindSafe(noted).catch_unwind().await {
+        Ok(Ok(())) => {}
         // A session that is already over was noted by settle.
-        tracing::debug!(%error, session = %live.id, "a beginning was not noted");
+        Ok(Err(error)) => tracing::debug!(%error, session = %live.id, "a beginning was not noted"),
+        Err(_) => error!(session = %live.id, "a beginning was not noted: the meter panicked"),
     }
     vec![Due::ahead_of(2, 1, live)]
 }
 
+/// What [`meet`] gives, or where that panics the same dates once more: no session goes on without one.
+async fn keep_date(gateway: Arc<Gateway>, account: AccountId, dues: Vec<Due>) -> Vec<Due> {
+    let kept = dues.clone();
+    let met = AssertUnwindSafe(meet(&gateway, &account, dues)).catch_unwind().await;
+    met.unwrap_or_else(|_| kept.into_iter().filter_map(try_again).collect())
+}
+
+/// What was asked of the ledger may be asked again. None: the session ends.
+fn try_again(due: Due) -> Option<Due> {
+    let panics = due.panics + 1;
+    if panics > PANICS {
+        error!(session = %due.live.id, account = %due.live.account, "a session ends: the meter panics");
+        due.live.end(Close::TryAgain);
+        return None;
+    }
+    error!(session = %due.live.id, account = %due.live.account, panics, "the meter panicked; it tries again");
+    Some(Due { at: Instant::now() + RETRY, panics, ..due })
+}
+
 /// Secures the next minutes of an account's sessions, or ends those that cannot have one where it would start. Gives the
 /// dates that follow.
-async fn meet(gateway: Arc<Gateway>, account: AccountId, mut dues: Vec<Due>) -> Vec<Due> {
+async fn meet(gateway: &Gateway, account: &AccountId, mut dues: Vec<Due>) -> Vec<Due> {
+    #[cfg(test)]
+    tests::may_panic();
     dues.retain(|due| gateway.sessions.contains(due.live.name()));
     let Some(first) = dues.iter().map(Due::starts).min() else { return dues };
     let now = Instant::now();
     let deadline = if first <= now { now + RETRY } else { first };
     let mut again = Vec::with_capacity(dues.len());
-    for (due, mut verdict) in dues.iter().zip(ask(&gateway, &account, &dues, deadline).await) {
-        if matches!(verdict, Err(ExtendError::NotOpen)) && recheck(&gateway, &due.live).await.unwrap_or(true)
-        {
+    for (due, mut verdict) in dues.iter().zip(ask(gateway, account, &dues, deadline).await) {
+        if matches!(verdict, Err(ExtendError::NotOpen)) && recheck(gateway, &due.live).await.unwrap_or(true) {
             verdict = Err(StoreError::Busy.into());
         }
         again.push(verdict);
     }
-    dues.into_iter().zip(again).filter_map(|(due, verdict)| go_on(&gateway, due, now, verdict)).collect()
+    dues.into_iter().zip(again).filter_map(|(due, verdict)| go_on(gateway, due, now, verdict)).collect()
 }
 
 /// What the ledger says to each of these dates, at the latest at `deadline`.
@@ -210,7 +244,7 @@ fn go_on(gateway: &Gateway, due: Due, met: Instant, verdict: Result<(), ExtendEr
     if is_last && matches!(verdict, Err(ExtendError::Store(_))) {
         return let_start(gateway, due);
     }
-    let Due { minute, secured, live, .. } = due;
+    let Due { minute, secured, panics, live, .. } = due;
     let again = match verdict {
         Ok(()) => return Some(Due::ahead_of(minute + 1, minute, live)),
         // It ends at this moment, or another gateway has settled it; in neither case does it go on.
@@ -227,7 +261,7 @@ fn go_on(gateway: &Gateway, due: Due, met: Instant, verdict: Result<(), ExtendEr
         Err(ExtendError::Refused(_)) => starts,
         Err(ExtendError::Store(_)) => (Instant::now() + RETRY).min(starts),
     };
-    Some(Due { at: again, minute, secured, live })
+    Some(Due { at: again, minute, secured, panics, live })
 }
 
 /// A minute starts that the ledger could not be asked for. None: it does not, and the session ends.

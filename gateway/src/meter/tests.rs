@@ -1,6 +1,7 @@
 //! Whole sessions by the paused clock, with the real ledger: it moves only when every task waits, from one date to the
 //! next, so that minutes begin and end exactly.
 
+use std::cell::Cell;
 use std::future::poll_fn;
 use std::net::IpAddr;
 use std::sync::mpsc::sync_channel;
@@ -19,6 +20,50 @@ use crate::settle::settle;
 
 const SECOND: Duration = Duration::from_secs(1);
 const MILLISECOND: Duration = Duration::from_millis(1);
+
+thread_local! {
+    /// How many of the meter's next tasks panic. A test has one thread.
+    static PANICKING: Cell<u32> = const { Cell::new(0) };
+}
+
+pub(super) fn may_panic() {
+    if let Some(left) = PANICKING.get().checked_sub(1) {
+        PANICKING.set(left);
+        panic!("a test wants it");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_whose_meter_panics_is_metered_all_the_same() {
+    let bench = Bench::open().await;
+    let (customer, other) = (bench.prepaid(12_000).await, bench.prepaid(10_000).await);
+    PANICKING.set(1);
+    let sessions = [bench.begin(&customer).await, bench.begin(&other).await];
+    for minute in 1..=4 {
+        sessions[0].goes_on_until(minute * MINUTE).await;
+        assert_eq!(PANICKING.replace(PANICS), 0, "they have panicked, in minute {minute}");
+    }
+    let [session, beside] = sessions;
+    assert_eq!(beside.told().await, Close::BalanceUsedUp);
+    assert_eq!(beside.live.begun.elapsed(), 5 * MINUTE);
+    assert_eq!(session.told().await, Close::BalanceUsedUp);
+    assert_eq!(session.live.begun.elapsed(), 6 * MINUTE, "no minute was lost, and none was given away");
+    let record = bench.settle(session).await;
+    assert_eq!((record.minutes, record.charged), (6, Micros::new(12_000)));
+    assert_eq!(PANICKING.get(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_whose_meter_panics_each_time_ends_before_the_next_minute() {
+    let bench = Bench::open().await;
+    let customer = bench.prepaid(1_000_000).await;
+    PANICKING.set(u32::MAX);
+    let session = bench.begin(&customer).await;
+    assert_eq!(session.told().await, Close::TryAgain);
+    let age = session.live.begun.elapsed();
+    assert!(MINUTE - AHEAD < age && age < MINUTE, "{age:?}");
+    assert_eq!(bench.settle(session).await.minutes, 1);
+}
 
 #[tokio::test(start_paused = true)]
 async fn each_started_minute_costs() {
