@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
+use anyhow::ensure;
 use indicatif::ProgressBar;
 use tokio::time::{Instant, sleep, sleep_until};
 
@@ -15,7 +16,7 @@ use crate::duration;
 use crate::process::{PidArgs, Server, used};
 use crate::report::{Method, Times, progress, turns};
 use crate::roundtrip::{self, Manner};
-use crate::target::{DIRECT, Endpoint, MeasureArgs};
+use crate::target::{DIRECT, Endpoint, MeasureArgs, Mistakes};
 
 pub(crate) use report::{Line, Report};
 
@@ -45,13 +46,17 @@ pub(crate) struct Args {
     /// The few sessions that the many are compared with.
     #[arg(long, value_name = "N", default_value = "10")]
     pub(crate) few: NonZeroU32,
+    /// A server like the target NAME, in front of a browser of its own, that has the few sessions all along: round trips with few
+    /// and with all are then timed in turns. May be repeated; also for "direct".
+    #[arg(long, value_name = "NAME=URL")]
+    pub(crate) few_at: Vec<String>,
     /// How long to hold them.
     #[arg(long = "for", value_name = "TIME", default_value = "0s", value_parser = duration::parse)]
     pub(crate) hold_for: Duration,
     /// How often each session is asked whether it lives.
     #[arg(long, value_name = "TIME", default_value = "1m", value_parser = duration::parse)]
     pub(crate) check_every: Duration,
-    /// Commands for each target whose round trip is timed: with the few sessions, then after each check; 0 for none.
+    /// Commands for each server whose round trip is timed after each check; 0 for none.
     #[arg(long, value_name = "N", default_value = "2000")]
     pub(crate) messages: u32,
     /// Size of these commands.
@@ -59,7 +64,7 @@ pub(crate) struct Args {
     pub(crate) size: u32,
 }
 
-/// One target and the sessions that it holds.
+/// One server and the sessions that it holds.
 struct Subject {
     endpoint: Endpoint,
     held: Vec<Connection>,
@@ -69,41 +74,52 @@ struct Subject {
     many: Stand,
     /// As long as they were held.
     later: Option<u64>,
+    /// Of round trips beside them.
+    times: Times,
 }
 
-/// Memory and round trips at one time.
+/// Memory at one time.
 struct Stand {
     sessions: usize,
     bytes: Option<u64>,
-    times: Times,
 }
 
 pub(crate) async fn run(args: Args) -> anyhow::Result<Report> {
     let method = Method::of_this_machine()?;
     let manner = Manner { size: args.size as usize, timeout: args.measure.timeout, gap: Duration::ZERO };
-    let mut subjects: Vec<Subject> = args.measure.endpoints().await?.into_iter().map(Subject::new).collect();
-    let servers = args.pid.servers(subjects.iter().map(|subject| subject.endpoint.name.as_str()))?;
+    let targets = args.measure.endpoints().await?;
+    let few_at =
+        if args.few_at.is_empty() { Vec::new() } else { args.measure.endpoints_of(&args.few_at).await? };
+    let names = || targets.iter().map(|endpoint| endpoint.name.as_str());
+    let servers = args.pid.servers(names())?;
+    let strangers = few_at.iter().filter(|few| !names().any(|name| name == few.name));
+    let mistakes: Vec<_> =
+        strangers.map(|few| format!("--few-at {}: there is no target of that name", few.name)).collect();
+    ensure!(mistakes.is_empty(), Mistakes::of(mistakes));
+    // All that are asked in turns: the targets, then those with few sessions.
     let mut talkers = Vec::new();
-    for endpoint in args.measure.endpoints().await? {
-        talkers.push(roundtrip::Subject::open(endpoint, 1, manner).await?);
+    for endpoint in targets.iter().chain(&few_at) {
+        talkers.push(roundtrip::Subject::open(endpoint.clone(), 1, manner).await?);
     }
+    let count = targets.len();
+    let mut subjects: Vec<_> = targets.into_iter().chain(few_at).map(Subject::new).collect();
 
     // The one that talks is one of the few.
     open(&mut subjects, args.few.get() - 1, &args).await;
-    let few = talk(&mut talkers, &args, manner).await?;
-    for (subject, times) in subjects.iter_mut().zip(few) {
-        subject.few = subject.stand(&servers, times)?;
-    }
-    open(&mut subjects, args.sessions.get() - 1, &args).await;
     for subject in &mut subjects {
-        subject.many = subject.stand(&servers, Times::new())?;
+        subject.few = subject.stand(&servers)?;
+    }
+    open(&mut subjects[..count], args.sessions.get() - 1, &args).await;
+    for subject in &mut subjects {
+        subject.many = subject.stand(&servers)?;
     }
     hold(&mut subjects, &mut talkers, &args, manner).await?;
     for subject in &mut subjects {
         subject.later = used(&servers, &subject.endpoint.name)?.map(|used| used.bytes);
     }
     close(&mut subjects, &args).await;
-    Ok(Report::new(method, &args, subjects))
+    let few_at = subjects.split_off(count);
+    Ok(Report::new(method, &args, subjects, &few_at))
 }
 
 /// Opens sessions until each target has `count` of them.
@@ -133,7 +149,7 @@ async fn hold(
             subject.check(args.measure.timeout).await;
         }
         for (subject, times) in subjects.iter_mut().zip(talk(talkers, args, manner).await?) {
-            subject.many.times.add(&times);
+            subject.times.add(&times);
         }
         bar.set_position(begun.elapsed().as_secs());
         if begun.elapsed() >= args.hold_for {
@@ -144,7 +160,7 @@ async fn hold(
     }
 }
 
-/// Round trips of each target, beside the sessions that are held.
+/// Round trips of each server, in turns, beside the sessions that are held.
 async fn talk(talkers: &mut [roundtrip::Subject], args: &Args, manner: Manner) -> anyhow::Result<Vec<Times>> {
     if args.messages > 0 {
         roundtrip::measure(talkers, &[], args.messages, BATCH, manner, &ProgressBar::hidden()).await?;
@@ -167,9 +183,9 @@ async fn close(subjects: &mut [Subject], args: &Args) {
 
 impl Subject {
     fn new(endpoint: Endpoint) -> Self {
-        let none = || Stand { sessions: 0, bytes: None, times: Times::new() };
-        let (not_opened, lost) = Default::default();
-        Self { endpoint, held: Vec::new(), not_opened, lost, few: none(), many: none(), later: None }
+        let none = || Stand { sessions: 0, bytes: None };
+        let (held, not_opened, lost) = Default::default();
+        Self { endpoint, held, not_opened, lost, few: none(), many: none(), later: None, times: Times::new() }
     }
 
     /// Opens a chunk of sessions, at most until there are `count`.
@@ -214,8 +230,8 @@ impl Subject {
     }
 
     /// Memory as it is now; the one that talks is a session as well.
-    fn stand(&self, servers: &[Server], times: Times) -> anyhow::Result<Stand> {
+    fn stand(&self, servers: &[Server]) -> anyhow::Result<Stand> {
         let bytes = used(servers, &self.endpoint.name)?.map(|used| used.bytes);
-        Ok(Stand { sessions: self.held.len() + 1, bytes, times })
+        Ok(Stand { sessions: self.held.len() + 1, bytes })
     }
 }

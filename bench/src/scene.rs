@@ -36,7 +36,7 @@ pub(crate) struct Scene {
 }
 
 /// Which programs are started.
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Clone, clap::Args)]
 pub(crate) struct SceneArgs {
     /// Other proxies to start.
     #[arg(long, value_delimiter = ',', default_value = "haproxy,nginx")]
@@ -181,12 +181,32 @@ impl Scene {
     /// Starts a browser, and each of `cast` in front of it.
     pub(crate) async fn set(
         args: &SceneArgs,
-        mut stage: Stage,
+        stage: Stage,
         behind: Behind,
         cast: impl IntoIterator<Item = Proxy>,
         door: Door,
     ) -> Result<Self> {
         stage.write_certificate()?;
+        Self::begin(args, stage, behind, cast, door).await
+    }
+
+    /// All of it once more, with the same certificate. A Redis is shared; a file is not.
+    pub(crate) async fn twin(&self, args: &SceneArgs, behind: Behind) -> Result<Self> {
+        let mut args = args.clone();
+        args.store = args.store.filter(|url| !url.starts_with("sqlite:"));
+        let stage = Stage::new()?;
+        stage.copy_certificate(&self.stage)?;
+        let cast = args.cast().collect::<Vec<_>>();
+        Self::begin(&args, stage, behind, cast, self.door).await
+    }
+
+    async fn begin(
+        args: &SceneArgs,
+        mut stage: Stage,
+        behind: Behind,
+        cast: impl IntoIterator<Item = Proxy>,
+        door: Door,
+    ) -> Result<Self> {
         let sessions = sessions_by_descriptors();
         let (browser, browser_sockets) = match behind {
             Behind::Chromium => (Browser::chromium(&mut stage, &args.chromium).await?, CHROMIUM_SOCKETS),

@@ -65,11 +65,12 @@ pub(super) async fn measure(args: &Args, part: Part, scene: &Scene) -> Result<Se
             section(args, part, scene, goals::of_script(&report, door), &report)
         }
         Part::Hold => {
-            let report = hold::run(self::hold(scene, args.sessions, Duration::ZERO, 0)).await?;
+            let report = hold::run(self::hold(scene, None, args.sessions, Duration::ZERO, 0)).await?;
             section(args, part, scene, goals::of_hold(&report, door), &report)
         }
         Part::LongHold => {
-            let report = hold::run(self::hold(scene, MANY, args.hold_for, BESIDE)).await?;
+            let few = scene.twin(&args.scene, args.behind(part)).await?;
+            let report = hold::run(self::hold(scene, Some(&few), MANY, args.hold_for, BESIDE)).await?;
             section(args, part, scene, goals::of_long_hold(&report, door), &report)
         }
     }
@@ -137,10 +138,18 @@ fn script(args: &Args, scene: &Scene) -> script::Args {
     }
 }
 
-fn hold(scene: &Scene, sessions: NonZeroU32, hold_for: Duration, messages: u32) -> hold::Args {
+/// Where there is a twin of the scene, it has few sessions all along.
+fn hold(
+    scene: &Scene,
+    twin: Option<&Scene>,
+    sessions: NonZeroU32,
+    hold_for: Duration,
+    messages: u32,
+) -> hold::Args {
     hold::Args {
         measure: scene.targets(TIMEOUT),
         pid: scene.pids(),
+        few_at: twin.map(|twin| twin.urls(Customer::One)).unwrap_or_default(),
         sessions,
         few: FEW,
         hold_for,

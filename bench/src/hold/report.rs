@@ -31,7 +31,8 @@ pub(crate) struct Line {
     pub(crate) memory: Option<Memory>,
     with_few: Option<Figures>,
     with_many: Option<Figures>,
-    /// What is added to direct's median with few sessions and with many; nothing without a target named `direct`.
+    /// What is added to direct's median with few sessions and with many; nothing without a target named `direct`, and a server
+    /// with few.
     pub(crate) added: Option<(f64, f64)>,
     #[serde(skip)]
     name: String,
@@ -51,39 +52,51 @@ pub(crate) struct Memory {
 }
 
 impl Report {
-    pub(super) fn new(method: Method, args: &Args, subjects: Vec<Subject>) -> Self {
-        let direct = subjects.iter().find(|subject| subject.endpoint.name == DIRECT);
-        let direct = direct.and_then(|direct| Some((p50(&direct.few)?, p50(&direct.many)?)));
+    /// `few_at` are the servers that had few sessions, by the names of the targets.
+    pub(super) fn new(method: Method, args: &Args, subjects: Vec<Subject>, few_at: &[Subject]) -> Self {
+        let many = named(DIRECT, &subjects).and_then(p50);
+        let few = named(DIRECT, few_at).and_then(p50).or(many);
+        let direct = few.zip(many);
         Self {
             measurement: "hold",
             method,
             few: args.few.get(),
             held_for_s: args.hold_for.as_secs(),
-            lines: subjects.into_iter().map(|subject| subject.line(direct)).collect(),
+            lines: subjects.into_iter().map(|subject| subject.line(few_at, direct)).collect(),
         }
     }
 }
 
-fn p50(stand: &Stand) -> Option<f64> {
-    stand.times.figures().map(|figures| figures.p50_us)
+fn named<'a>(name: &str, subjects: &'a [Subject]) -> Option<&'a Subject> {
+    subjects.iter().find(|subject| subject.endpoint.name == name)
+}
+
+fn p50(subject: &Subject) -> Option<f64> {
+    subject.times.figures().map(|figures| figures.p50_us)
 }
 
 impl Subject {
-    fn line(self, direct: Option<(f64, f64)>) -> Line {
+    fn line(mut self, few_at: &[Subject], direct: Option<(f64, f64)>) -> Line {
         let is_direct = self.endpoint.name == DIRECT;
+        let with_few = named(&self.endpoint.name, few_at);
         let added = direct.filter(|_| !is_direct);
-        let added = added.and_then(|(few, many)| Some((p50(&self.few)? - few, p50(&self.many)? - many)));
+        let added = added.and_then(|(few, many)| Some((p50(with_few?)? - few, p50(&self)? - many)));
+        if let Some(few) = with_few {
+            for (ours, theirs) in [(&mut self.not_opened, &few.not_opened), (&mut self.lost, &few.lost)] {
+                theirs.iter().for_each(|(cause, count)| *ours.entry(cause.clone()).or_default() += count);
+            }
+        }
         Line {
             sessions: self.many.sessions,
             memory: memory(&self.few, &self.many, self.later),
-            with_few: self.few.times.figures(),
-            with_many: self.many.times.figures(),
+            with_few: with_few.and_then(|few| few.times.figures()),
+            with_many: self.times.figures(),
             added,
             name: format!("{}, {} sessions", self.endpoint.name, self.many.sessions),
             target: self.endpoint.name,
             not_opened: self.not_opened,
             lost: self.lost,
-            times: self.many.times,
+            times: self.times,
         }
     }
 }
@@ -151,8 +164,9 @@ impl fmt::Display for Report {
         )?;
         let header = ["target", "sessions", "not opened", "lost", "MiB, few", "MiB, all", "KB each", "later"];
         write_table(f, &header, self.lines.iter().map(Line::memory_line))?;
-        if self.lines.iter().any(|line| line.with_few.is_some()) {
-            writeln!(f, "round trip beside them, p50, µs; × is what is added with all ÷ with few\n")?;
+        if self.lines.iter().any(|line| line.with_many.is_some()) {
+            let few = "few: of a server that has the few all along, asked in turns with this one";
+            writeln!(f, "round trip beside them, p50, µs ({few}); × is what is added with all ÷ with few\n")?;
             let header = ["target", "few", "all", "added, few", "added, all", "×"];
             write_table(f, &header, self.lines.iter().map(Line::talk_line))?;
         }
@@ -172,7 +186,7 @@ mod tests {
     use super::*;
 
     fn stand(sessions: usize, bytes: Option<u64>) -> Stand {
-        Stand { sessions, bytes, times: Times::new() }
+        Stand { sessions, bytes }
     }
 
     #[test]

@@ -83,6 +83,14 @@ impl Stage {
         Ok(())
     }
 
+    /// The same one as there.
+    pub(crate) fn copy_certificate(&self, other: &Stage) -> Result<()> {
+        for name in ["both.pem", "cert.pem", "key.pem"] {
+            fs::copy(other.path(name), self.path(name))?;
+        }
+        Ok(())
+    }
+
     /// Starts a program in a process group of its own, its output in a log; returns its process id.
     pub(crate) fn start(&mut self, name: &'static str, command: &mut Command) -> Result<u32> {
         let log = self.path(&format!("{name}.log"));
