@@ -154,6 +154,21 @@ impl Live {
         Self::of(name, terms, Duration::MAX, begun_at, None)
     }
 
+    /// Somebody's, on the starter's terms, that has no browser.
+    #[cfg(test)]
+    pub(crate) fn somebody_s() -> Self {
+        let catalogue = billing::Catalogue::default();
+        let plan = catalogue.get("starter").expect("it is a default");
+        let terms = Terms {
+            session_price: plan.session_price,
+            session_minutes: plan.session_minutes,
+            minute_price: plan.minute_price,
+            overage: plan.overage,
+            overage_cap: plan.overage_cap,
+        };
+        Self::for_tests(AccountId::random(), SessionId::random(), terms, Timestamp::from_millis(0))
+    }
+
     /// One that was held like that, and has no browser.
     #[cfg(test)]
     pub(crate) fn held_for_tests(held: Reserved, begun_at: Timestamp) -> Self {

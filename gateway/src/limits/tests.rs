@@ -4,7 +4,6 @@ use std::net::IpAddr;
 use std::sync::Mutex;
 use std::task::{Context, Waker};
 
-use billing::{AccountId, Catalogue, SessionId, Terms, Timestamp};
 use tokio::time::{advance, sleep};
 
 use super::*;
@@ -161,15 +160,7 @@ fn told(attached: &Attached<'_>) -> Option<Close> {
 }
 
 fn live(max_duration: Duration) -> Arc<Live> {
-    let terms = Catalogue::default().get("starter").map(|plan| Terms {
-        session_price: plan.session_price,
-        session_minutes: plan.session_minutes,
-        minute_price: plan.minute_price,
-        overage: plan.overage,
-        overage_cap: plan.overage_cap,
-    });
-    let (account, id, at) = (AccountId::random(), SessionId::random(), Timestamp::from_millis(0));
-    let mut live = Live::for_tests(account, id, terms.unwrap(), at);
+    let mut live = Live::somebody_s();
     live.max_duration = max_duration;
     Arc::new(live)
 }

@@ -3,8 +3,6 @@
 use std::pin::pin;
 use std::task::Waker;
 
-use billing::{AccountId, Catalogue, SessionId};
-
 use super::*;
 
 const CLIENT: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
@@ -112,13 +110,5 @@ async fn whoever_waits_for_the_record_is_answered() {
 }
 
 fn live() -> Arc<Live> {
-    let terms = Catalogue::default().get("starter").map(|plan| Terms {
-        session_price: plan.session_price,
-        session_minutes: plan.session_minutes,
-        minute_price: plan.minute_price,
-        overage: plan.overage,
-        overage_cap: plan.overage_cap,
-    });
-    let (account, id) = (AccountId::random(), SessionId::random());
-    Arc::new(Live::for_tests(account, id, terms.unwrap(), Timestamp::from_millis(0)))
+    Arc::new(Live::somebody_s())
 }

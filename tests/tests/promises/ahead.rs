@@ -48,6 +48,11 @@ impl Scene {
         on(&self.redis.url()).fixed(&self.browser, 1)
     }
 
+    /// The same, for which one session costs all that there is.
+    async fn dear(&self) -> Result<Gateway> {
+        self.another().set("PLANS_ENTERPRISE_SESSION_PRICE", FUNDS).start().await
+    }
+
     /// A session that has its 101 and has asked its browser something, while its price is held up.
     async fn ahead(&self) -> Result<(Cdp, u64)> {
         self.way.hold_up();
@@ -113,8 +118,7 @@ async fn a_reply_waits_for_the_price_and_comes_with_it() -> Result<()> {
 #[tokio::test]
 async fn money_that_is_spent_elsewhere_meanwhile_ends_it_without_a_word() -> Result<()> {
     let scene = Scene::set().await?;
-    // For which one session costs all that there is.
-    let dear = scene.another().set("PLANS_ENTERPRISE_SESSION_PRICE", FUNDS).start().await?;
+    let dear = scene.dear().await?;
     let (mut session, _) = scene.ahead().await?;
     let taken = dear.connect(&scene.customer).await?;
     scene.way.let_pass();
@@ -290,7 +294,7 @@ async fn a_session_without_a_socket_is_answered_when_its_price_is_there() -> Res
 #[tokio::test]
 async fn a_session_without_a_socket_is_refused_where_its_price_was_spent_meanwhile() -> Result<()> {
     let scene = Scene::set().await?;
-    let dear = scene.another().set("PLANS_ENTERPRISE_SESSION_PRICE", FUNDS).start().await?;
+    let dear = scene.dear().await?;
     scene.way.hold_up();
     let (created, taken) = tokio::join!(scene.create(), async {
         let taken = dear.connect(&scene.customer).await;

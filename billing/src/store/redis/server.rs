@@ -181,3 +181,15 @@ impl Drop for Server {
         let _ = self.process.wait();
     }
 }
+
+/// Waits for what another process does and tells nobody of.
+pub(crate) async fn eventually<T, E: std::fmt::Debug>(mut attempt: impl AsyncFnMut() -> Result<T, E>) -> T {
+    const ATTEMPTS: u32 = 1_000;
+    for _ in 0..ATTEMPTS {
+        if let Ok(done) = attempt().await {
+            return done;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    attempt().await.unwrap()
+}

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt as _;
 
-use super::server::Server;
+use super::server::{Server, eventually};
 use super::*;
 use crate::audit::{Actor, Fault};
 use crate::books::{Billing, Error, HoldError, Limits, NewCustomer};
@@ -53,18 +53,6 @@ async fn run(billing: &Billing, who: &Principal) {
     let end = End { at: NOW, outcome, up_bytes: 1, down_bytes: 2 };
     billing.post_latest(&who.account, &id, end, NOW).await.unwrap();
     billing.verify(&who.account).await.unwrap();
-}
-
-/// Waits for what another process does and tells nobody of.
-async fn eventually<T, E: fmt::Debug>(mut attempt: impl AsyncFnMut() -> Result<T, E>) -> T {
-    const ATTEMPTS: u32 = 1_000;
-    for _ in 0..ATTEMPTS {
-        if let Ok(done) = attempt().await {
-            return done;
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    attempt().await.unwrap()
 }
 
 fn batch(expected: u64, name: &str, changes: Vec<Arc<ledger::Change>>) -> Batch {

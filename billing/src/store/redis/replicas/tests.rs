@@ -1,7 +1,6 @@
 //! What survives the loss of a server, by how it is set up: one test for each line of README's table.
 
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use tokio::task::JoinSet;
 
@@ -10,7 +9,7 @@ use crate::books::{Billing, Error, Limits, NewCustomer};
 use crate::id::{AccountId, CommandId};
 use crate::money::Micros;
 use crate::plan::Catalogue;
-use crate::store::redis::server::Server;
+use crate::store::redis::server::{Server, eventually};
 use crate::store::{Durability, StoreError, StoreUrl, partition};
 use crate::time::Timestamp;
 
@@ -44,18 +43,6 @@ async fn credit(billing: &Billing, account: &AccountId) -> Result<CommandId, Err
 
 async fn has(billing: &Billing, account: &AccountId, command: &CommandId) -> bool {
     billing.store().command(account, command).await.unwrap().is_some()
-}
-
-/// Waits for what another process does and tells nobody of.
-async fn eventually<T, E: std::fmt::Debug>(mut attempt: impl AsyncFnMut() -> Result<T, E>) -> T {
-    const ATTEMPTS: u32 = 1_000;
-    for _ in 0..ATTEMPTS {
-        if let Ok(done) = attempt().await {
-            return done;
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    attempt().await.unwrap()
 }
 
 /// Credits from several sides until the store is gone, which `lose` sees to after so many. Those that were answered.
