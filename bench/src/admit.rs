@@ -11,9 +11,7 @@ use anyhow::Result;
 use serde::Serialize;
 
 use crate::duration;
-use crate::report::{
-    self, Curve, Figures, Method, Output, Times, baseline, number, progress, turns, write_table,
-};
+use crate::report::{self, Curve, Figures, Output, Times, baseline, number, progress, turns, write_table};
 pub(crate) use ledger::{Ledger, PLAN, STEPS, catalogue, now};
 pub(crate) use stores::Stores;
 
@@ -55,8 +53,6 @@ pub(crate) struct Args {
 /// What was measured.
 #[derive(Debug, Serialize)]
 pub(crate) struct Report {
-    measurement: &'static str,
-    method: Method,
     clients: u32,
     accounts: u32,
     gap_us: u128,
@@ -86,7 +82,6 @@ struct Rate {
 }
 
 pub(crate) async fn run(args: Args) -> Result<Report> {
-    let method = Method::of_this_machine()?;
     // They live as long as what is measured in them.
     let stores = Stores::open(&args.stores, args.start_redis, args.replica).await?;
     let (clients, batch) = (args.clients.get(), args.batch.get());
@@ -108,18 +103,16 @@ pub(crate) async fn run(args: Args) -> Result<Report> {
         }
     }
     bar.finish_and_clear();
-    Ok(Report::new(method, &args, ledgers))
+    Ok(Report::new(&args, ledgers))
 }
 
 impl Report {
-    fn new(method: Method, args: &Args, ledgers: Vec<Ledger>) -> Self {
+    fn new(args: &Args, ledgers: Vec<Ledger>) -> Self {
         let rates = ledgers.iter().map(|ledger| Rate {
             store: ledger.name.clone(),
             sessions_per_s: ledger.times[0].len() as f64 / ledger.busy.as_secs_f64(),
         });
         Self {
-            measurement: "admit",
-            method,
             clients: args.clients.get(),
             accounts: args.accounts.get(),
             gap_us: args.gap.as_micros(),
@@ -153,6 +146,8 @@ fn lines(ledgers: Vec<Ledger>) -> Vec<Line> {
 }
 
 impl report::Report for Report {
+    const NAME: &'static str = "admit";
+
     fn curves(&self) -> Vec<Curve<'_>> {
         self.lines.iter().map(|line| Curve { name: &line.name, times: &line.times }).collect()
     }
@@ -180,7 +175,6 @@ impl fmt::Display for Report {
         writeln!(f, "all steps, one after the other\n")?;
         let rates =
             self.rates.iter().map(|rate| vec![rate.store.clone(), number(Some(rate.sessions_per_s), 0)]);
-        write_table(f, &["store", "sessions/s"], rates)?;
-        writeln!(f, "{}\n", self.method)
+        write_table(f, &["store", "sessions/s"], rates)
     }
 }

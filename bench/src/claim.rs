@@ -13,7 +13,7 @@ use pool::{BareQueue, FixedEndpoint, Pool, ProviderSettings, Settings};
 use serde::Serialize;
 use tokio::time::{Instant, sleep};
 
-use crate::report::{self, Curve, Method, Output, Times, number, progress, turns, write_table};
+use crate::report::{self, Curve, Output, Times, number, progress, turns, write_table};
 use crate::scene::{Browser, Stage};
 
 use contest::contest;
@@ -47,8 +47,6 @@ pub(crate) struct Args {
 /// What was measured.
 #[derive(Debug, Serialize)]
 pub(crate) struct Report {
-    measurement: &'static str,
-    method: Method,
     /// Between two looks at the clock, which is part of each figure.
     clock_p50_ns: f64,
     lines: Vec<Line>,
@@ -71,7 +69,6 @@ struct Line {
 }
 
 pub(crate) async fn run(args: Args) -> Result<Report> {
-    let method = Method::of_this_machine()?;
     // Counters cost what they cost in a gateway.
     PrometheusBuilder::new().install_recorder()?;
     let mut stage = Stage::new()?;
@@ -100,7 +97,7 @@ pub(crate) async fn run(args: Args) -> Result<Report> {
     let lines = args.threads.iter().zip(times).flat_map(|(threads, [pops, claims])| {
         [Line::new("pop", threads.get(), pops), Line::new("claim", threads.get(), claims)]
     });
-    Ok(Report { measurement: "claim", method, clock_p50_ns: clock(), lines: lines.collect() })
+    Ok(Report { clock_p50_ns: clock(), lines: lines.collect() })
 }
 
 /// As many places as warm browsers: none is warmed while others are claimed.
@@ -152,6 +149,8 @@ impl Line {
 }
 
 impl report::Report for Report {
+    const NAME: &'static str = "claim";
+
     fn curves(&self) -> Vec<Curve<'_>> {
         self.lines.iter().map(|line| Curve { name: &line.name, times: &line.times }).collect()
     }
@@ -166,7 +165,6 @@ impl fmt::Display for Report {
             cells.extend(figures.map(|figure| number(Some(figure), 0)));
             cells
         });
-        write_table(f, &["what", "threads", "n", "p50", "p99", "p99.9", "max"], lines)?;
-        writeln!(f, "{}\n", self.method)
+        write_table(f, &["what", "threads", "n", "p50", "p99", "p99.9", "max"], lines)
     }
 }

@@ -12,7 +12,6 @@ use std::time::Duration;
 use anyhow::Result;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::report::Method;
 use crate::scene::{Behind, Door, Scene, SceneArgs, Stage};
 use crate::target::Mistakes;
 use crate::{duration, script};
@@ -101,7 +100,7 @@ impl Part {
 pub(crate) async fn run(mut args: Args) -> Result<Report> {
     let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     args.complete()?;
-    let mut report = Report::new(Method::of_this_machine()?, args.scene.versions(&args.all_behind())?);
+    let mut report = Report::new(args.scene.versions(&args.all_behind())?);
     tokio::select! {
         () = measure(&args, &mut report) => {}
         _ = term.recv() => report.fail("stopped by SIGTERM"),

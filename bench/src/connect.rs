@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep};
 use crate::client::{Connection, Fault, Opening, get_version};
 use crate::duration;
 use crate::frames::SMALL_ROOM;
-use crate::report::{self, Curve, Measured, Method, Row, Times, number, turns, write_rows, write_table};
+use crate::report::{self, Curve, Measured, Row, Times, number, turns, write_rows, write_table};
 use crate::target::{Endpoint, MeasureArgs};
 
 /// Time from the start of a TCP connection to the first CDP reply, one session after another.
@@ -34,8 +34,6 @@ pub(crate) struct Args {
 /// What was measured.
 #[derive(Debug, Serialize)]
 pub(crate) struct Report {
-    measurement: &'static str,
-    method: Method,
     gap_us: u128,
     pub(crate) rows: Vec<Row>,
     parts: Vec<Parts>,
@@ -75,7 +73,6 @@ struct Session {
 }
 
 pub(crate) async fn run(args: Args) -> anyhow::Result<Report> {
-    let method = Method::of_this_machine()?;
     let mut subjects: Vec<Subject> = args.measure.endpoints().await?.into_iter().map(Subject::new).collect();
     for _ in 0..args.warmup {
         for Subject { endpoint, .. } in &subjects {
@@ -96,7 +93,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Report> {
         }
     }
     progress.finish_and_clear();
-    Ok(Report::new(method, args.gap, subjects))
+    Ok(Report::new(args.gap, subjects))
 }
 
 async fn session(endpoint: &Endpoint, timeout: Duration) -> Result<Session, Fault> {
@@ -155,7 +152,7 @@ impl Subject {
 }
 
 impl Report {
-    fn new(method: Method, gap: Duration, subjects: Vec<Subject>) -> Self {
+    fn new(gap: Duration, subjects: Vec<Subject>) -> Self {
         let parts = subjects.iter().map(Subject::parts).collect();
         let mut failures = BTreeMap::new();
         let rows = report::rows(subjects.into_iter().map(|subject| {
@@ -169,11 +166,13 @@ impl Report {
                 times: subject.total,
             }
         }));
-        Self { measurement: "connect", method, gap_us: gap.as_micros(), rows, parts, failures }
+        Self { gap_us: gap.as_micros(), rows, parts, failures }
     }
 }
 
 impl report::Report for Report {
+    const NAME: &'static str = "connect";
+
     fn curves(&self) -> Vec<Curve<'_>> {
         self.rows.iter().map(Row::curve).collect()
     }
@@ -186,7 +185,7 @@ impl report::Report for Report {
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write_rows(f, "TCP connect to first CDP reply", &self.rows)?;
-        writeln!(f, "{}\n\nits parts, p50, µs\n", self.method)?;
+        writeln!(f, "its parts, p50, µs\n")?;
         let lines = self.parts.iter().map(|parts| {
             let times = [parts.tcp_p50_us, parts.tls_p50_us, parts.upgrade_p50_us, parts.reply_p50_us];
             let mut line = vec![parts.target.clone()];

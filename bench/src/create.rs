@@ -14,7 +14,7 @@ use tokio_tungstenite::tungstenite::http::Uri;
 
 use crate::duration;
 use crate::head::Head;
-use crate::report::{self, Curve, Measured, Method, Output, Row, Times, write_rows};
+use crate::report::{self, Curve, Measured, Output, Row, Times, write_rows};
 
 /// More than any answer of these two has.
 const ANSWER_LIMIT: usize = 64 * 1024;
@@ -47,14 +47,11 @@ pub(crate) struct Args {
 /// What was measured.
 #[derive(Debug, Serialize)]
 pub(crate) struct Report {
-    measurement: &'static str,
-    method: Method,
     gap_us: u128,
     rows: Vec<Row>,
 }
 
 pub(crate) async fn run(args: Args) -> Result<Report> {
-    let method = Method::of_this_machine()?;
     let mut gateway = Connection::open(&args).await?;
     let (mut create, mut end) = (Times::new(), Times::new());
     let progress = report::progress("create", u64::from(args.count.get()));
@@ -79,7 +76,7 @@ pub(crate) async fn run(args: Args) -> Result<Report> {
         tls: None,
         times,
     });
-    Ok(Report { measurement: "create", method, gap_us: args.gap.as_micros(), rows: report::rows(measured) })
+    Ok(Report { gap_us: args.gap.as_micros(), rows: report::rows(measured) })
 }
 
 /// One connection that stays open.
@@ -129,6 +126,8 @@ impl Connection {
 }
 
 impl report::Report for Report {
+    const NAME: &'static str = "create";
+
     fn curves(&self) -> Vec<Curve<'_>> {
         self.rows.iter().map(Row::curve).collect()
     }
@@ -136,7 +135,6 @@ impl report::Report for Report {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write_rows(f, "REST request to answer", &self.rows)?;
-        writeln!(f, "{}", self.method)
+        write_rows(f, "REST request to answer", &self.rows)
     }
 }

@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use crate::client::{Connection, Fault, get_version};
 use crate::duration;
 use crate::process::{PidArgs, Server, used};
-use crate::report::{Method, Times, progress, turns};
+use crate::report::{Times, progress, turns};
 use crate::roundtrip::{self, Manner};
 use crate::target::{DIRECT, Endpoint, MeasureArgs, Mistakes};
 
@@ -85,7 +85,6 @@ struct Stand {
 }
 
 pub(crate) async fn run(args: Args) -> anyhow::Result<Report> {
-    let method = Method::of_this_machine()?;
     let manner = Manner { size: args.size as usize, timeout: args.measure.timeout, gap: Duration::ZERO };
     let targets = args.measure.endpoints().await?;
     let few_at =
@@ -119,7 +118,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Report> {
     }
     close(&mut subjects, &args).await;
     let few_at = subjects.split_off(count);
-    Ok(Report::new(method, &args, subjects, &few_at))
+    Ok(Report::new(&args, subjects, &few_at))
 }
 
 /// Opens sessions until each target has `count` of them.

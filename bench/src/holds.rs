@@ -11,7 +11,7 @@ use billing::{Plan, RedisUrl, StoreUrl};
 use serde::Serialize;
 
 use crate::admit::{PLAN, Stores, catalogue};
-use crate::report::{self, Curve, Figures, Method, Output, Times, number, progress, turns, write_table};
+use crate::report::{self, Curve, Figures, Output, Times, number, progress, turns, write_table};
 use hot::Hot;
 use sides::{Hold, Script};
 
@@ -46,8 +46,6 @@ pub(crate) struct Args {
 /// What was measured.
 #[derive(Debug, Serialize)]
 pub(crate) struct Report {
-    measurement: &'static str,
-    method: Method,
     lines: Vec<Line>,
     hot: Hot,
 }
@@ -65,7 +63,6 @@ struct Line {
 }
 
 pub(crate) async fn run(args: Args) -> Result<Report> {
-    let method = Method::of_this_machine()?;
     let named: Vec<_> = args.store.iter().map(|url| format!("redis={url}")).collect();
     let stores = Stores::open_redis(&named).await?;
     let (_, url) = stores.urls.first().context("there is a store")?;
@@ -77,7 +74,7 @@ pub(crate) async fn run(args: Args) -> Result<Report> {
         lines.push(line(&args, in_flight.get(), (url, redis), plan).await?);
     }
     let hot = hot::run(&args, (url, redis), plan).await?;
-    Ok(Report { measurement: "holds", method, lines, hot })
+    Ok(Report { lines, hot })
 }
 
 async fn line(
@@ -114,6 +111,8 @@ async fn line(
 }
 
 impl report::Report for Report {
+    const NAME: &'static str = "holds";
+
     fn curves(&self) -> Vec<Curve<'_>> {
         self.lines.iter().flat_map(|line| &line.curves).map(|(name, times)| Curve { name, times }).collect()
     }
@@ -136,6 +135,6 @@ impl fmt::Display for Report {
         });
         let header = ["in flight", "script p50", "hold p50", "× p50", "script p99", "hold p99"];
         write_table(f, &header, lines)?;
-        writeln!(f, "{}{}\n", self.hot, self.method)
+        write!(f, "{}", self.hot)
     }
 }

@@ -18,7 +18,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::client::{Connection, Fault};
 use crate::frames::SMALL_ROOM;
-use crate::report::{self, Curve, Method, number, progress, write_table};
+use crate::report::{self, Curve, number, progress, write_table};
 use crate::roundtrip::{command_size, padded_command};
 use crate::scene::{Behind, Customer, Door, Proxy, Scene, SceneArgs, Stage, version};
 use crate::target::{Endpoint, Mistakes};
@@ -61,8 +61,6 @@ pub(crate) struct Args {
 /// What was counted.
 #[derive(Debug, Serialize)]
 pub(crate) struct Report {
-    measurement: &'static str,
-    method: Method,
     versions: Vec<String>,
     door: Door,
     size_bytes: u32,
@@ -93,7 +91,6 @@ pub(crate) async fn run(mut args: Args) -> Result<Report> {
     if !mistakes.is_empty() {
         return Err(Mistakes::of(mistakes).into());
     }
-    let method = Method::of_this_machine()?;
     let mut versions = args.scene.versions(&[Behind::Fake])?;
     versions.push(version("valgrind", "--version")?);
     let bar = progress("instructions", args.scene.cast().count() as u64);
@@ -104,14 +101,7 @@ pub(crate) async fn run(mut args: Args) -> Result<Report> {
         bar.inc(1);
     }
     bar.finish_and_clear();
-    Ok(Report {
-        measurement: "instructions",
-        method,
-        versions,
-        door: args.door,
-        size_bytes: args.size,
-        lines,
-    })
+    Ok(Report { versions, door: args.door, size_bytes: args.size, lines })
 }
 
 async fn line(args: &Args, proxy: Proxy, mut callgrind: Callgrind) -> Result<Line> {
@@ -174,6 +164,8 @@ impl Line {
 }
 
 impl report::Report for Report {
+    const NAME: &'static str = "instructions";
+
     /// There are no times to draw.
     fn curves(&self) -> Vec<Curve<'_>> {
         Vec::new()
@@ -196,7 +188,7 @@ impl fmt::Display for Report {
         for version in &self.versions {
             writeln!(f, "- {version}")?;
         }
-        writeln!(f, "\n{}\n", self.method)
+        writeln!(f)
     }
 }
 

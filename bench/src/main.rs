@@ -35,7 +35,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use report::{Output, Report};
+use report::{Measurement, Method, Output, Report};
 use target::Mistakes;
 
 /// Something was measured, but not all of it succeeded; or nothing could be measured.
@@ -82,26 +82,27 @@ async fn main() -> ExitCode {
 }
 
 async fn run(command: Command) -> anyhow::Result<ExitCode> {
+    let method = Method::of_this_machine()?;
     match command {
-        Command::Connect(args) => show(&args.measure.output.clone(), &connect::run(args).await?),
-        Command::Roundtrip(args) => show(&args.measure.output.clone(), &roundtrip::run(args).await?),
-        Command::Throughput(args) => show(&args.measure.output.clone(), &throughput::run(args).await?),
-        Command::Hold(args) => show(&args.measure.output.clone(), &hold::run(args).await?),
-        Command::Storm(args) => show(&args.measure.output.clone(), &storm::run(args).await?),
-        Command::Script(args) => show(&args.measure.output.clone(), &script::run(args).await?),
-        Command::Claim(args) => show(&args.output.clone(), &claim::run(args).await?),
-        Command::Admit(args) => show(&args.output.clone(), &admit::run(args).await?),
-        Command::Holds(args) => show(&args.output.clone(), &holds::run(args).await?),
-        Command::Seal(args) => show(&args.output.clone(), &seal::run(args).await?),
+        Command::Connect(args) => show(method, &args.measure.output.clone(), connect::run(args).await?),
+        Command::Roundtrip(args) => show(method, &args.measure.output.clone(), roundtrip::run(args).await?),
+        Command::Throughput(args) => show(method, &args.measure.output.clone(), throughput::run(args).await?),
+        Command::Hold(args) => show(method, &args.measure.output.clone(), hold::run(args).await?),
+        Command::Storm(args) => show(method, &args.measure.output.clone(), storm::run(args).await?),
+        Command::Script(args) => show(method, &args.measure.output.clone(), script::run(args).await?),
+        Command::Claim(args) => show(method, &args.output.clone(), claim::run(args).await?),
+        Command::Admit(args) => show(method, &args.output.clone(), admit::run(args).await?),
+        Command::Holds(args) => show(method, &args.output.clone(), holds::run(args).await?),
+        Command::Seal(args) => show(method, &args.output.clone(), seal::run(args).await?),
         Command::Instructions(args) => {
             let output = Output { json: args.json, plot: None };
-            show(&output, &instructions::run(args).await?)
+            show(method, &output, instructions::run(args).await?)
         }
         Command::Compare(args) => {
             let output = Output { json: args.json, plot: None };
-            show(&output, &compare::run(args).await?)
+            show(method, &output, compare::run(args).await?)
         }
-        Command::Create(args) => show(&args.output.clone(), &create::run(args).await?),
+        Command::Create(args) => show(method, &args.output.clone(), create::run(args).await?),
         Command::Fake(args) => {
             fake::run(args).await?;
             Ok(ExitCode::SUCCESS)
@@ -109,7 +110,8 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
     }
 }
 
-fn show(output: &Output, report: &impl Report) -> anyhow::Result<ExitCode> {
-    output.show(report)?;
-    Ok(if report.failed() == 0 { ExitCode::SUCCESS } else { ExitCode::from(FAILED) })
+fn show<R: Report>(method: Method, output: &Output, report: R) -> anyhow::Result<ExitCode> {
+    let measured = Measurement::new(method, report);
+    output.show(&measured)?;
+    Ok(if measured.report.failed() == 0 { ExitCode::SUCCESS } else { ExitCode::from(FAILED) })
 }

@@ -23,12 +23,37 @@ pub(crate) use times::{Figures, Times};
 
 /// What was measured. It prints as Markdown.
 pub(crate) trait Report: Serialize + fmt::Display {
+    /// Of the measurement.
+    const NAME: &'static str;
+
     /// What `--plot` draws.
     fn curves(&self) -> Vec<Curve<'_>>;
 
     /// How many sessions or steps failed; each of them is named in the report.
     fn failed(&self) -> u64 {
         0
+    }
+}
+
+/// A report, and what its figures depend on beside the targets.
+#[derive(Debug, Serialize)]
+pub(crate) struct Measurement<R> {
+    measurement: &'static str,
+    method: Method,
+    #[serde(flatten)]
+    pub(crate) report: R,
+}
+
+impl<R: Report> Measurement<R> {
+    /// `method` is from before it was measured.
+    pub(crate) fn new(method: Method, report: R) -> Self {
+        Self { measurement: R::NAME, method, report }
+    }
+}
+
+impl<R: Report> fmt::Display for Measurement<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{}{}\n", self.report, self.method)
     }
 }
 
@@ -45,16 +70,18 @@ pub(crate) struct Output {
 
 impl Output {
     /// Writes the report to stdout, and its plot.
-    pub(crate) fn show(&self, report: &impl Report) -> anyhow::Result<()> {
+    pub(crate) fn show(&self, measured: &Measurement<impl Report>) -> anyhow::Result<()> {
         let mut out = io::stdout().lock();
         if self.json {
-            serde_json::to_writer_pretty(&mut out, report)?;
+            serde_json::to_writer_pretty(&mut out, measured)?;
             writeln!(out)?;
         } else {
-            write!(out, "{report}")?;
+            write!(out, "{measured}")?;
         }
         match &self.plot {
-            Some(file) => draw(&report.curves(), file).with_context(|| format!("--plot {}", file.display())),
+            Some(file) => {
+                draw(&measured.report.curves(), file).with_context(|| format!("--plot {}", file.display()))
+            }
             None => Ok(()),
         }
     }

@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep};
 use crate::client::{Connection, Fault};
 use crate::frames::SMALL_ROOM;
 use crate::process::{PidArgs, Server, Used, used};
-use crate::report::{self, Curve, Measured, Method, Row, Times, number, turns, write_rows, write_table};
+use crate::report::{self, Curve, Measured, Row, Times, number, turns, write_rows, write_table};
 use crate::target::{DIRECT, Endpoint, MeasureArgs};
 use crate::{duration, size};
 
@@ -56,8 +56,6 @@ pub(crate) struct Args {
 /// What was measured.
 #[derive(Debug, Serialize)]
 pub(crate) struct Report {
-    measurement: &'static str,
-    method: Method,
     size_bytes: u32,
     clients: usize,
     gap_us: u128,
@@ -105,7 +103,6 @@ pub(crate) struct Manner {
 }
 
 pub(crate) async fn run(args: Args) -> anyhow::Result<Report> {
-    let method = Method::of_this_machine()?;
     let manner = Manner { size: args.size as usize, timeout: args.measure.timeout, gap: args.gap };
     let endpoints = args.measure.endpoints().await?;
     let servers = args.pid.servers(endpoints.iter().map(|endpoint| endpoint.name.as_str()))?;
@@ -123,8 +120,6 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Report> {
     }
     let rows = report::rows(measured);
     Ok(Report {
-        measurement: "roundtrip",
-        method,
         size_bytes: args.size,
         clients: args.clients.get(),
         gap_us: args.gap.as_micros(),
@@ -272,6 +267,8 @@ pub(crate) fn command_size(text: &str) -> Result<u32, String> {
 }
 
 impl report::Report for Report {
+    const NAME: &'static str = "roundtrip";
+
     fn curves(&self) -> Vec<Curve<'_>> {
         self.rows.iter().map(Row::curve).collect()
     }
@@ -285,7 +282,6 @@ impl fmt::Display for Report {
             &format!("round trip of one {size_bytes}-byte command, {clients} at a time"),
             &self.rows,
         )?;
-        writeln!(f, "{}\n", self.method)?;
         if !self.added.is_empty() {
             writeln!(f, "added to {DIRECT}'s p50, µs; ÷ is the ratio to what another adds\n")?;
             let divided: Vec<String> = self.added.iter().map(|added| format!("÷ {}", added.target)).collect();

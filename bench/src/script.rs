@@ -13,9 +13,7 @@ use serde::Serialize;
 use tokio::time::sleep;
 
 use crate::duration;
-use crate::report::{
-    self, Curve, Measured, Method, Row, Times, number, progress, turns, write_rows, write_table,
-};
+use crate::report::{self, Curve, Measured, Row, Times, number, progress, turns, write_rows, write_table};
 use crate::target::{Endpoint, MeasureArgs};
 
 pub(crate) use client::missing;
@@ -43,8 +41,6 @@ pub(crate) struct Args {
 /// What was measured.
 #[derive(Debug, Serialize)]
 pub(crate) struct Report {
-    measurement: &'static str,
-    method: Method,
     gap_us: u128,
     /// From connectOverCDP to the page's load event.
     pub(crate) rows: Vec<Row>,
@@ -76,7 +72,6 @@ struct Subject {
 }
 
 pub(crate) async fn run(args: Args) -> Result<Report> {
-    let method = Method::of_this_machine()?;
     let mut subjects: Vec<Subject> = args.measure.endpoints().await?.into_iter().map(Subject::new).collect();
     let mut client = Client::start(&args)?;
     for _ in 0..args.warmup {
@@ -97,7 +92,7 @@ pub(crate) async fn run(args: Args) -> Result<Report> {
         }
     }
     bar.finish_and_clear();
-    Ok(Report::new(method, args.gap, subjects))
+    Ok(Report::new(args.gap, subjects))
 }
 
 impl Subject {
@@ -141,7 +136,7 @@ impl Subject {
 }
 
 impl Report {
-    fn new(method: Method, gap: Duration, subjects: Vec<Subject>) -> Self {
+    fn new(gap: Duration, subjects: Vec<Subject>) -> Self {
         let parts = subjects.iter().map(Subject::parts).collect();
         let mut failures = BTreeMap::new();
         let rows = report::rows(subjects.into_iter().map(|subject| {
@@ -151,11 +146,13 @@ impl Report {
             let (target, times) = (subject.endpoint.name, subject.loaded);
             Measured { target, product: subject.product, tls: None, times }
         }));
-        Self { measurement: "script", method, gap_us: gap.as_micros(), rows, parts, failures }
+        Self { gap_us: gap.as_micros(), rows, parts, failures }
     }
 }
 
 impl report::Report for Report {
+    const NAME: &'static str = "script";
+
     fn curves(&self) -> Vec<Curve<'_>> {
         self.rows.iter().map(Row::curve).collect()
     }
@@ -181,6 +178,6 @@ impl fmt::Display for Report {
                 writeln!(f, "- FAILED {count} sessions of {target}: {cause}")?;
             }
         }
-        writeln!(f, "{}\n", self.method)
+        Ok(())
     }
 }

@@ -11,7 +11,7 @@ use serde::Serialize;
 use tempfile::TempDir;
 
 use crate::admit::{Ledger, STEPS, Stores, catalogue, now};
-use crate::report::{self, Curve, Figures, Method, Output, Times, number, write_table};
+use crate::report::{self, Curve, Figures, Output, Times, number, write_table};
 
 /// When the sessions of the log were: what is so old may be sealed.
 const AGE: Duration = Duration::from_secs(150 * 24 * 60 * 60);
@@ -43,8 +43,6 @@ pub(crate) struct Args {
 /// What was measured.
 #[derive(Debug, Serialize)]
 pub(crate) struct Report {
-    measurement: &'static str,
-    method: Method,
     seals: Vec<Seal>,
     lines: Vec<Line>,
 }
@@ -72,12 +70,7 @@ struct Line {
 }
 
 pub(crate) async fn run(args: Args) -> Result<Report> {
-    let mut report = Report {
-        measurement: "seal",
-        method: Method::of_this_machine()?,
-        seals: Vec::new(),
-        lines: Vec::new(),
-    };
+    let mut report = Report { seals: Vec::new(), lines: Vec::new() };
     // They live as long as what is measured in them.
     let stores = Stores::open(&args.stores, args.start_redis, false).await?;
     for (name, url) in &stores.urls {
@@ -133,6 +126,8 @@ impl Report {
 }
 
 impl report::Report for Report {
+    const NAME: &'static str = "seal";
+
     fn curves(&self) -> Vec<Curve<'_>> {
         self.lines.iter().map(|line| Curve { name: &line.name, times: &line.times }).collect()
     }
@@ -153,8 +148,7 @@ impl fmt::Display for Report {
             let times = [time(|x| x.p50_us), time(|x| x.p99_us), time(|x| x.p999_us), time(|x| x.max_us)];
             names.into_iter().chain(times).collect()
         });
-        write_table(f, &["store", "step", "during", "n", "p50", "p99", "p99.9", "max"], lines)?;
-        writeln!(f, "{}\n", self.method)
+        write_table(f, &["store", "step", "during", "n", "p50", "p99", "p99.9", "max"], lines)
     }
 }
 

@@ -20,7 +20,7 @@ use tokio::time::{Instant, sleep};
 use crate::client::{Cause, Connection, Fault, get_version};
 use crate::duration;
 use crate::frames::SMALL_ROOM;
-use crate::report::{Method, Times, progress, turns};
+use crate::report::{Times, progress, turns};
 use crate::target::{Endpoint, MeasureArgs, Mistakes};
 
 use calm::Calm;
@@ -81,7 +81,6 @@ struct Tally {
 }
 
 pub(crate) async fn run(args: Args) -> Result<Report> {
-    let method = Method::of_this_machine()?;
     let mut subjects = subjects(&args).await?;
     let rounds = args.rounds.get() as usize;
     let bar = progress("storm", (rounds * subjects.len()) as u64);
@@ -94,7 +93,7 @@ pub(crate) async fn run(args: Args) -> Result<Report> {
         }
     }
     bar.finish_and_clear();
-    Ok(Report::new(method, &args, subjects))
+    Ok(Report::new(&args, subjects))
 }
 
 /// The targets, each with its calm customer.

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use crate::client::{Connection, Fault};
 use crate::frames::{LARGE_ROOM, Role, text_frame};
 use crate::process::{PidArgs, Server, Used, used};
-use crate::report::{self, Curve, Method, Times, number, turns, write_table};
+use crate::report::{self, Curve, Times, number, turns, write_table};
 use crate::roundtrip::{SIZE_MAX, padded_command};
 use crate::size;
 use crate::target::{Endpoint, MeasureArgs};
@@ -54,8 +54,6 @@ pub(crate) enum Direction {
 /// What was measured.
 #[derive(Debug, Serialize)]
 pub(crate) struct Report {
-    measurement: &'static str,
-    method: Method,
     pub(crate) lines: Vec<Line>,
 }
 
@@ -92,7 +90,6 @@ struct Subject {
 }
 
 pub(crate) async fn run(args: Args) -> anyhow::Result<Report> {
-    let method = Method::of_this_machine()?;
     let endpoints = args.measure.endpoints().await?;
     let servers = args.pid.servers(endpoints.iter().map(|endpoint| endpoint.name.as_str()))?;
     let mut subjects = Vec::new();
@@ -120,7 +117,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Report> {
         let name = subject.endpoint.name.clone();
         subject.finish(args.measure.timeout).await.with_context(|| format!("target {name}"))?;
     }
-    Ok(Report { measurement: "throughput", method, lines })
+    Ok(Report { lines })
 }
 
 impl Subject {
@@ -245,6 +242,8 @@ fn message_size(text: &str) -> Result<u32, String> {
 }
 
 impl report::Report for Report {
+    const NAME: &'static str = "throughput";
+
     fn curves(&self) -> Vec<Curve<'_>> {
         self.lines.iter().map(|line| Curve { name: &line.name, times: &line.times }).collect()
     }
@@ -270,7 +269,6 @@ impl fmt::Display for Report {
             ]
         });
         let header = ["target", "large", "size", "n", "p50 ms", "p99 ms", "MB/s", "×", "CPU µs/MB"];
-        write_table(f, &header, lines)?;
-        writeln!(f, "{}\n", self.method)
+        write_table(f, &header, lines)
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 use super::{Args, Part, Section, goals};
-use crate::report::{Report, draw};
+use crate::report::{Measurement, Method, Report, draw};
 use crate::scene::{Customer, Scene};
 use crate::throughput::Direction;
 use crate::{connect, hold, roundtrip, script, storm, throughput};
@@ -36,52 +36,58 @@ const CHECK_EVERY: Duration = Duration::from_secs(60);
 const BESIDE: u32 = 5_000;
 
 pub(super) async fn measure(args: &Args, part: Part, scene: &Scene) -> Result<Section> {
-    let door = scene.door;
+    let (door, method) = (scene.door, Method::of_this_machine()?);
     match part {
         Part::Connect => {
             let report = connect::run(self::connect(args, scene)).await?;
-            section(args, part, scene, goals::of_connect(&report, door, args.scene.store.as_deref()), &report)
+            section(
+                args,
+                (part, method),
+                scene,
+                goals::of_connect(&report, door, args.scene.store.as_deref()),
+                report,
+            )
         }
         Part::Roundtrip => {
             let one = NonZeroUsize::MIN;
             let report = roundtrip::run(self::roundtrip(scene, args.messages, one, COMMAND_BYTES)).await?;
-            section(args, part, scene, goals::of_roundtrip(&report, door), &report)
+            section(args, (part, method), scene, goals::of_roundtrip(&report, door), report)
         }
         Part::Clients => {
             let count = args.messages.saturating_mul(NonZeroU32::new(4).expect("4 is not 0"));
             let report = roundtrip::run(self::roundtrip(scene, count, CLIENTS, CLIENT_BYTES)).await?;
-            section(args, part, scene, goals::of_clients(&report, door), &report)
+            section(args, (part, method), scene, goals::of_clients(&report, door), report)
         }
         Part::Throughput => {
             let report = throughput::run(self::throughput(args, scene)).await?;
-            section(args, part, scene, goals::of_throughput(&report, door), &report)
+            section(args, (part, method), scene, goals::of_throughput(&report, door), report)
         }
         Part::Storm => {
             let report = storm::run(self::storm(scene)).await?;
-            section(args, part, scene, Vec::new(), &report)
+            section(args, (part, method), scene, Vec::new(), report)
         }
         Part::Script => {
             let report = script::run(self::script(args, scene)).await?;
-            section(args, part, scene, goals::of_script(&report, door), &report)
+            section(args, (part, method), scene, goals::of_script(&report, door), report)
         }
         Part::Hold => {
             let report = hold::run(self::hold(scene, None, args.sessions, Duration::ZERO, 0)).await?;
-            section(args, part, scene, goals::of_hold(&report, door), &report)
+            section(args, (part, method), scene, goals::of_hold(&report, door), report)
         }
         Part::LongHold => {
             let few = scene.twin(&args.scene, args.behind(part)).await?;
             let report = hold::run(self::hold(scene, Some(&few), MANY, args.hold_for, BESIDE)).await?;
-            section(args, part, scene, goals::of_long_hold(&report, door), &report)
+            section(args, (part, method), scene, goals::of_long_hold(&report, door), report)
         }
     }
 }
 
 fn section(
     args: &Args,
-    part: Part,
+    (part, method): (Part, Method),
     scene: &Scene,
     goals: Vec<goals::Goal>,
-    report: &impl Report,
+    report: impl Report,
 ) -> Result<Section> {
     let name = format!("{}, {}", part.name(), scene.door.name());
     if let Some(directory) = &args.plots
@@ -90,7 +96,7 @@ fn section(
         let file = directory.join(format!("{}-{}.svg", part.name(), scene.door.name().to_lowercase()));
         draw(&report.curves(), &file).with_context(|| format!("--plots {}", file.display()))?;
     }
-    Section::new(name, report, goals)
+    Section::new(name, &Measurement::new(method, report), goals)
 }
 
 fn connect(args: &Args, scene: &Scene) -> connect::Args {

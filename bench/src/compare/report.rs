@@ -7,12 +7,10 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::goals::Goal;
-use crate::report::{self, Curve, Method, write_table};
+use crate::report::{self, Curve, Measurement, write_table};
 
 #[derive(Debug, Serialize)]
 pub(crate) struct Report {
-    measurement: &'static str,
-    method: Method,
     versions: Vec<String>,
     sections: Vec<Section>,
     /// What could not be measured, and why.
@@ -31,15 +29,19 @@ pub(super) struct Section {
 }
 
 impl Section {
-    pub(super) fn new(name: String, report: &impl report::Report, goals: Vec<Goal>) -> Result<Self> {
-        let text = report.to_string();
-        Ok(Self { name, report: serde_json::to_value(report)?, goals, failed: report.failed(), text })
+    pub(super) fn new(
+        name: String,
+        measured: &Measurement<impl report::Report>,
+        goals: Vec<Goal>,
+    ) -> Result<Self> {
+        let (failed, text) = (measured.report.failed(), measured.to_string());
+        Ok(Self { name, report: serde_json::to_value(measured)?, goals, failed, text })
     }
 }
 
 impl Report {
-    pub(super) fn new(method: Method, versions: Vec<String>) -> Self {
-        Self { measurement: "compare", method, versions, sections: Vec::new(), failures: Vec::new() }
+    pub(super) fn new(versions: Vec<String>) -> Self {
+        Self { versions, sections: Vec::new(), failures: Vec::new() }
     }
 
     pub(super) fn add(&mut self, section: Section) {
@@ -52,6 +54,8 @@ impl Report {
 }
 
 impl report::Report for Report {
+    const NAME: &'static str = "compare";
+
     /// Each section has a plot of its own.
     fn curves(&self) -> Vec<Curve<'_>> {
         Vec::new()
@@ -65,7 +69,7 @@ impl report::Report for Report {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "## Comparison\n\n{}\n", self.method)?;
+        writeln!(f, "## Comparison\n")?;
         for version in &self.versions {
             writeln!(f, "- {version}")?;
         }

@@ -6,13 +6,11 @@ use std::fmt;
 use serde::Serialize;
 
 use super::{Args, Stand, Subject};
-use crate::report::{Curve, Figures, Method, Times, number, write_table};
+use crate::report::{Curve, Figures, Times, number, write_table};
 use crate::target::DIRECT;
 
 #[derive(Debug, Serialize)]
 pub(crate) struct Report {
-    measurement: &'static str,
-    method: Method,
     few: u32,
     held_for_s: u64,
     pub(crate) lines: Vec<Line>,
@@ -53,13 +51,11 @@ pub(crate) struct Memory {
 
 impl Report {
     /// `few_at` are the servers that had few sessions, by the names of the targets.
-    pub(super) fn new(method: Method, args: &Args, subjects: Vec<Subject>, few_at: &[Subject]) -> Self {
+    pub(super) fn new(args: &Args, subjects: Vec<Subject>, few_at: &[Subject]) -> Self {
         let many = named(DIRECT, &subjects).and_then(p50);
         let few = named(DIRECT, few_at).and_then(p50).or(many);
         let direct = few.zip(many);
         Self {
-            measurement: "hold",
-            method,
             few: args.few.get(),
             held_for_s: args.hold_for.as_secs(),
             lines: subjects.into_iter().map(|subject| subject.line(few_at, direct)).collect(),
@@ -146,6 +142,8 @@ impl Line {
 }
 
 impl crate::report::Report for Report {
+    const NAME: &'static str = "hold";
+
     fn curves(&self) -> Vec<Curve<'_>> {
         self.lines.iter().map(|line| Curve { name: &line.name, times: &line.times }).collect()
     }
@@ -177,7 +175,7 @@ impl fmt::Display for Report {
                 }
             }
         }
-        writeln!(f, "{}\n", self.method)
+        Ok(())
     }
 }
 

@@ -6,12 +6,10 @@ use std::fmt;
 use serde::Serialize;
 
 use super::{Args, Subject, Tally};
-use crate::report::{Curve, Figures, Method, Times, number, write_table};
+use crate::report::{Curve, Figures, Times, number, write_table};
 
 #[derive(Debug, Serialize)]
 pub(crate) struct Report {
-    measurement: &'static str,
-    method: Method,
     connects: usize,
     rounds: u32,
     storm_for_ms: u128,
@@ -52,10 +50,8 @@ struct Side {
 }
 
 impl Report {
-    pub(super) fn new(method: Method, args: &Args, subjects: Vec<Subject>) -> Self {
+    pub(super) fn new(args: &Args, subjects: Vec<Subject>) -> Self {
         Self {
-            measurement: "storm",
-            method,
             connects: args.connects.get(),
             rounds: args.rounds.get(),
             storm_for_ms: args.storm_for.as_millis(),
@@ -141,6 +137,8 @@ impl Side {
 }
 
 impl crate::report::Report for Report {
+    const NAME: &'static str = "storm";
+
     fn curves(&self) -> Vec<Curve<'_>> {
         let sides = self.lines.iter().flat_map(Line::sides);
         sides.map(|side| Curve { name: &side.name, times: &side.times }).collect()
@@ -195,7 +193,7 @@ impl fmt::Display for Report {
                 }
             }
         }
-        writeln!(f, "\n{}\n", self.method)
+        writeln!(f)
     }
 }
 
@@ -222,15 +220,8 @@ mod tests {
     fn a_refused_storm_is_no_failure_and_a_refused_calm_customer_is_one() {
         let refused = || BTreeMap::from([("HTTP 429".to_owned(), 3)]);
         let line = |storm, calm| Line { target: "a".to_owned(), storm, per_s: 0.0, calm };
-        let report = |line| Report {
-            measurement: "storm",
-            method: Method::of_this_machine().unwrap(),
-            connects: 1,
-            rounds: 1,
-            storm_for_ms: 0,
-            calm_every_ms: 0,
-            lines: vec![line],
-        };
+        let report =
+            |line| Report { connects: 1, rounds: 1, storm_for_ms: 0, calm_every_ms: 0, lines: vec![line] };
         let stormy = Side { refused: refused(), ..side(&[1]) };
         assert_eq!(crate::report::Report::failed(&report(line(stormy, None))), 0);
         let calm = Beside::new(side(&[1]), Side { refused: refused(), ..side(&[1]) });
