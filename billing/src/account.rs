@@ -70,9 +70,9 @@ pub struct Account {
     /// Whether that was told since money was last added.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub low_balance_told: bool,
-    /// Until then some of its sessions may be held though nobody has asked for them.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub ahead_until: Option<Timestamp>,
+    /// Sessions that are held though nobody is known to have asked for them. They count as open.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub ahead: u32,
     /// When it was erased. What is personal is gone then, and nothing but its log and its figures is left.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub erased_at: Option<Timestamp>,
@@ -96,6 +96,10 @@ impl Refunds {
     pub(crate) fn on(self, day: u64) -> Refunds {
         if day > self.day { Refunds { day, count: 0 } } else { self }
     }
+}
+
+fn is_none(number: &u32) -> bool {
+    *number == 0
 }
 
 impl Account {

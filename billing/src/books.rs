@@ -187,15 +187,10 @@ pub enum HoldError {
     /// The account has a session of that id, which was asked for with other words. Nothing was charged again.
     #[error("the session exists, and another one was asked for")]
     ExistsDifferent(Box<Session>),
-    /// The account may not start one as long as sessions of it are held that nobody has asked for. What of them is not
-    /// begun is given back by then, so that it is worth while to ask again.
-    #[error("{refusal}, while sessions are held ahead")]
-    Ahead {
-        /// What would be said without that.
-        refusal: Refusal,
-        /// When.
-        until: Timestamp,
-    },
+    /// The same, while sessions of the account are held [ahead](Billing::hold_ahead) of whoever asks: some of them may be given
+    /// back, so that it is worth while to ask again.
+    #[error("{0}, while sessions are held ahead")]
+    Ahead(Refusal),
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -531,7 +526,7 @@ impl Billing {
         let order = Order { account: &who.account, sessions: &[], durability: Durability::Process, now };
         let held = self.apply(order, |account, _, given| {
             let answer = ledger::hold(account, &who.key, (new, hold), gateway, None, given);
-            answer.map_err(|refusal| denied(account, refusal, now))
+            answer.map_err(|refusal| denied(account, refusal))
         });
         let failed = match held.await {
             Ok(Some(Applied::Changed(change))) => return Ok(held_by(Arc::unwrap_or_clone(change))),
@@ -617,9 +612,8 @@ impl Billing {
     }
 
     /// Holds a session that nobody has asked for yet, so that whoever does need not wait for that: one with a new id that
-    /// asks for nothing else. Whoever holds it begins it or voids it, like any other, before `until`: whoever would be refused a
-    /// session meanwhile is told to ask again then ([`HoldError::Ahead`]). `None`: there would be room for fewer than `others`
-    /// beside it.
+    /// asks for nothing else. Whoever holds it begins it or voids it, like any other; whoever would be refused a session meanwhile
+    /// is told to ask again ([`HoldError::Ahead`]). `None`: there would be room for fewer than `others` beside it.
     ///
     /// Either answer is of the account as it is now, whatever another process has done.
     ///
@@ -629,14 +623,13 @@ impl Billing {
         &self,
         who: &Principal,
         gateway: &GatewayId,
-        (others, until): (u32, Timestamp),
+        others: u32,
         now: Timestamp,
     ) -> Result<Option<Reserved>, HoldError> {
         let new = (&NewSession::fresh(SessionRequest::default()), self.shared.holds.mint());
         let order = Order { account: &who.account, sessions: &[], durability: Durability::Process, now };
         let held = self.apply(order, |account, _, given| {
-            ledger::hold_ahead(account, &who.key, new, gateway, (others, until), given)
-                .map_err(HoldError::Refused)
+            ledger::hold_ahead(account, &who.key, new, gateway, others, given).map_err(HoldError::Refused)
         });
         match held.await?.ok_or(HoldError::Refused(Refusal::KeyRevoked))? {
             Applied::Changed(change) => {
@@ -738,7 +731,7 @@ impl Billing {
                     // Others may have been here since it was looked at.
                     Some(session) if session.state != State::Voided => Err(repeated(session.clone(), new)),
                     voided => ledger::hold(account, &who.key, (new, hold), gateway, voided, given)
-                        .map_err(|refusal| denied(account, refusal, now)),
+                        .map_err(|refusal| denied(account, refusal)),
                 }
             },
         );
@@ -951,7 +944,7 @@ impl Billing {
             }
             match self.hold_as(&who, (&new, hold), &gateway, held_at).await {
                 Ok(_) | Err(HoldError::Exists(_) | HoldError::ExistsDifferent(_)) => {}
-                Err(HoldError::Refused(refusal) | HoldError::Ahead { refusal, .. }) => {
+                Err(HoldError::Refused(refusal) | HoldError::Ahead(refusal)) => {
                     tracing::warn!(session = %id, account = %who.account, %refusal, "a session that began before a kill is not in the ledger");
                 }
                 Err(HoldError::Store(error)) => return Err(error),
@@ -1184,11 +1177,11 @@ impl Billing {
     }
 }
 
-/// What a refusal comes to for who asks now.
-fn denied(account: &Account, refusal: Refusal, now: Timestamp) -> HoldError {
-    match account.ahead_until {
-        Some(until) if now < until && refusal.is_for_lack() => HoldError::Ahead { refusal, until },
-        _ => HoldError::Refused(refusal),
+fn denied(account: &Account, refusal: Refusal) -> HoldError {
+    if account.ahead > 0 && refusal.is_for_lack() {
+        HoldError::Ahead(refusal)
+    } else {
+        HoldError::Refused(refusal)
     }
 }
 

@@ -275,7 +275,7 @@ fn blank(id: AccountId, email: String, prepaid: bool, given: Context<'_>) -> Acc
         unusual_at: None,
         low_balance: None,
         low_balance_told: false,
-        ahead_until: None,
+        ahead: 0,
         erased_at: None,
         keys: Vec::new(),
         head: Head::default(),
@@ -428,14 +428,13 @@ pub(crate) fn hold(
     }))
 }
 
-/// The same for a session that nobody has asked for: not where there would be room for fewer than `others` beside it. It is
-/// begun or given back before `until`.
+/// The same for a session that nobody has asked for: not where there would be room for fewer than `others` beside it.
 pub(crate) fn hold_ahead(
     account: &Account,
     key: &KeyId,
     new: (&NewSession, HoldId),
     gateway: &GatewayId,
-    (others, until): (u32, Timestamp),
+    others: u32,
     given: Context<'_>,
 ) -> Result<Answer, Refusal> {
     let answer = hold(account, key, new, gateway, None, given)?;
@@ -443,13 +442,19 @@ pub(crate) fn hold_ahead(
         return Ok(Answer::Exists);
     }
     Ok(match answer {
-        Answer::Change(change) => {
-            let mut change = Arc::unwrap_or_clone(change);
-            change.account.ahead_until = change.account.ahead_until.max(Some(until));
-            Answer::Change(Arc::new(change))
-        }
+        Answer::Change(change) => Answer::Change(Arc::new(ahead(Arc::unwrap_or_clone(change)))),
         Answer::Exists => Answer::Exists,
     })
+}
+
+/// Of a session that is new.
+fn ahead(change: Change) -> Change {
+    let account = Account { ahead: change.account.ahead.saturating_add(1), ..change.account };
+    let session = match change.session {
+        SessionChange::New(session) => SessionChange::New(Session { ahead: true, ..session }),
+        other => other,
+    };
+    Change { account, session, ..change }
 }
 
 /// Whether an account may start so many sessions more.
@@ -502,8 +507,9 @@ pub(crate) fn begin(
         (Some(begun_at), _) if begun_at == at => Ok(Answer::Exists),
         (Some(_), _) => Err(Refused::ExistsDifferent),
         (None, State::Held) => {
-            let begun = Session { state: State::Open, begun_at: Some(at), ..session.clone() };
+            let begun = Session { state: State::Open, begun_at: Some(at), ahead: false, ..session.clone() };
             let mut draft = Draft::of(account, given);
+            draft.ends_being_ahead(session);
             draft.tell(EventKind::SessionStarted, &Told { session: Some(&session.id), ..Told::default() });
             Ok(draft.finish(SessionChange::Update(begun)))
         }
@@ -576,6 +582,7 @@ fn post_by(
 
     draft.account.set_funds(funds);
     draft.account.open = open;
+    draft.ends_being_ahead(session);
     if refunded {
         draft.account.refunds = Refunds { count: refunds.count + 1, ..refunds };
     }
@@ -596,6 +603,7 @@ fn post_by(
     );
     let posted = Session {
         state: State::Posted,
+        ahead: false,
         begun_at: Some(begun_at),
         minutes,
         funding,
@@ -646,9 +654,11 @@ fn void_by(
 
     draft.account.set_funds(funds);
     draft.account.open = open;
+    draft.ends_being_ahead(session);
     draft.record(EntryKind::Voided, actor, about(&session.id, &session.key, Some(cause)));
     Ok(draft.finish(SessionChange::Update(Session {
         state: State::Voided,
+        ahead: false,
         minutes: 0,
         funding: Funding::default(),
         ended_at: Some(given.now),
@@ -738,6 +748,11 @@ impl<'a> Draft<'a> {
     fn tell(&mut self, kind: EventKind, told: &Told<'_>) {
         let of = (&self.account.id, self.account.plan.as_str(), self.account.version);
         self.events.push(Event::new(of, self.events.len(), (kind, self.given.now), told));
+    }
+
+    /// Somebody has come for the session, or nobody will.
+    fn ends_being_ahead(&mut self, session: &Session) {
+        self.account.ahead = self.account.ahead.saturating_sub(u32::from(session.ahead));
     }
 
     /// The balance below which the owner is told.

@@ -65,6 +65,9 @@ pub struct Session {
     /// What its customer asked for.
     #[serde(default, skip_serializing_if = "SessionRequest::is_empty")]
     pub request: SessionRequest,
+    /// It was held before anybody asked for it, and is not known to have begun.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub ahead: bool,
     /// What it costs, as agreed when it started.
     pub terms: Terms,
     /// Minutes set aside; once it has ended, minutes billed.
@@ -94,6 +97,11 @@ pub struct Session {
     pub written_off: Micros,
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde wants it so")]
+fn is_false(flag: &bool) -> bool {
+    !flag
+}
+
 fn is_nothing(amount: &Micros) -> bool {
     *amount == Micros::ZERO
 }
@@ -115,6 +123,7 @@ impl Session {
             state: State::Held,
             hold,
             request: new.request.clone(),
+            ahead: false,
             terms,
             minutes: terms.session_minutes,
             funding,

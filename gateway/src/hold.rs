@@ -133,7 +133,7 @@ pub async fn may_be_held(gateway: &Gateway, live: &Live) -> bool {
 #[must_use]
 pub fn close_of(error: &HoldError) -> Close {
     match error {
-        HoldError::Refused(denied) | HoldError::Ahead { refusal: denied, .. } => match denied {
+        HoldError::Refused(denied) | HoldError::Ahead(denied) => match denied {
             Denied::Money { .. } | Denied::OverageCap { .. } => Close::BalanceUsedUp,
             Denied::KeyRevoked | Denied::Suspended => Close::NotAllowed,
             Denied::Concurrency { .. } => Close::TryAgain,
@@ -145,9 +145,7 @@ pub fn close_of(error: &HoldError) -> Close {
 /// How it is refused.
 pub(crate) fn not_held(error: HoldError, site: &Site<'_>) -> NotHeld {
     match error {
-        HoldError::Refused(denied) | HoldError::Ahead { refusal: denied, .. } => {
-            refusal(denied, site.top_up_url()).into()
-        }
+        HoldError::Refused(denied) | HoldError::Ahead(denied) => refusal(denied, site.top_up_url()).into(),
         HoldError::Exists(session) => NotHeld::Exists(session),
         HoldError::ExistsDifferent(session) => NotHeld::ExistsDifferent(session),
         HoldError::Store(error) => {
@@ -160,9 +158,7 @@ pub(crate) fn not_held(error: HoldError, site: &Site<'_>) -> NotHeld {
 /// The code that it would have been refused with before its 101.
 fn code_of(error: &HoldError) -> &'static str {
     let refusal = match error {
-        HoldError::Refused(denied) | HoldError::Ahead { refusal: denied, .. } => {
-            refusal(denied.clone(), String::new())
-        }
+        HoldError::Refused(denied) | HoldError::Ahead(denied) => refusal(denied.clone(), String::new()),
         HoldError::Exists(_) | HoldError::ExistsDifferent(_) | HoldError::Store(_) => Refusal::LedgerAway,
     };
     refusal.code()

@@ -14,9 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use billing::{
-    AccountId, Billing, HoldError, KeyId, NewSession, Principal, Refusal, Reserved, Session, Timestamp,
-};
+use billing::{AccountId, Billing, HoldError, KeyId, NewSession, Principal, Refusal, Reserved, Session};
 use dashmap::DashMap;
 use futures_util::future::join_all;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
@@ -38,6 +36,9 @@ const MOST: usize = 4;
 
 /// One that was held so long ago is taken or given back: [`tend`] looks for those whose time is over as often.
 const GONE: Duration = Duration::from_secs(3);
+
+/// How often who waits for that asks again.
+const AGAIN: Duration = Duration::from_millis(250);
 
 /// How long the ledger may take to give them back at the end. Who does not wait leaves it to others.
 const CLOSE: Duration = Duration::from_secs(5);
@@ -174,9 +175,8 @@ pub async fn replace(gateway: &Gateway, live: &Live) {
         return;
     }
     let who = Principal { account: account.clone(), key: key.clone() };
-    let (since, now) = (Instant::now(), gateway.clock.now());
-    let until = Timestamp::from_millis(now.as_millis() + GONE.as_millis() as u64);
-    let held = gateway.billing.hold_ahead(&who, &gateway.id, (OTHERS, until), now).await;
+    let since = Instant::now();
+    let held = gateway.billing.hold_ahead(&who, &gateway.id, OTHERS, gateway.clock.now()).await;
     match held {
         Ok(Some(held)) => {
             if let Some(unwanted) = gateway.spares.put(account, Spare { held, since }) {
@@ -212,19 +212,19 @@ pub async fn insist<T, F: Future<Output = Result<T, HoldError>>>(
     account: &AccountId,
     ask: impl Fn() -> F,
 ) -> Result<T, HoldError> {
-    match ask().await {
-        Err(HoldError::Ahead { .. }) => {}
-        answer => return answer,
+    let first = ask().await;
+    if !matches!(first, Err(HoldError::Ahead(_))) {
+        return first;
     }
     // Boxed, like all that is off the path.
     Box::pin(give_back_all(gateway, account)).await;
-    let until = match ask().await {
-        Err(HoldError::Ahead { until, .. }) => until,
-        answer => return answer,
-    };
-    let left = until.as_millis().saturating_sub(gateway.clock.now().as_millis());
-    sleep(Duration::from_millis(left).min(GONE)).await;
-    ask().await
+    let deadline = Instant::now() + GONE;
+    loop {
+        match ask().await {
+            Err(HoldError::Ahead(_)) if Instant::now() < deadline => sleep(AGAIN).await,
+            answer => return answer,
+        }
+    }
 }
 
 /// All of one account that are held here, those included that are coming.

@@ -70,6 +70,8 @@ fn step(draft: &mut Draft<'_>, session: &Session, progress: &Progress) -> (Sessi
     if session.state == State::Held {
         after.state = State::Open;
         after.begun_at = Some(progress.begun_at);
+        after.ahead = false;
+        draft.ends_being_ahead(session);
         draft.tell(EventKind::SessionStarted, &Told { session: Some(&session.id), ..Told::default() });
     }
     after.up_bytes = after.up_bytes.max(progress.up_bytes);

@@ -288,7 +288,7 @@ impl Gateway {
             seen,
             match error {
                 HoldError::Refused(_)
-                | HoldError::Ahead { .. }
+                | HoldError::Ahead(_)
                 | HoldError::Store(StoreError::Away(_) | StoreError::Busy) => Hold::Nothing,
                 HoldError::Exists(_) | HoldError::ExistsDifferent(_) | HoldError::Store(_) => Hold::Unknown,
             },

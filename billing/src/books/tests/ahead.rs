@@ -129,7 +129,7 @@ async fn nobody_s_session_is_held_where_it_leaves_others_room() {
     let bench = Bench::redis();
     let hold_ahead = async |who: &Principal| {
         let others = u32::try_from(OTHERS).unwrap();
-        bench.billing.hold_ahead(who, &gateway("gw"), (others, after(1)), START).await
+        bench.billing.hold_ahead(who, &gateway("gw"), others, START).await
     };
     // What another process has taken is seen.
     for (left, is_held) in [(OTHERS, false), (OTHERS + 1, true)] {
@@ -157,29 +157,56 @@ async fn nobody_s_session_is_held_where_it_leaves_others_room() {
 #[tokio::test]
 async fn nobody_is_refused_for_what_is_held_ahead() {
     let bench = Bench::redis();
-    let until = after(3);
-    for is_limited in [false, true] {
+    for (is_limited, is_taken) in [(false, false), (false, true), (true, false), (true, true)] {
         // The plan allows 50 at a time.
         let sessions = if is_limited { 100 } else { OTHERS + 1 };
         let customer = bench.prepaid(sessions * PRICE).await;
         let open = if is_limited { 50 - OTHERS - 1 } else { 0 };
         hold(&bench.another(), &customer.who, open).await;
-        let ahead = (u32::try_from(OTHERS).unwrap(), until);
-        let spare =
-            bench.billing.hold_ahead(&customer.who, &gateway("gw"), ahead, START).await.unwrap().unwrap();
+        let others = u32::try_from(OTHERS).unwrap();
+        let spare = bench.billing.hold_ahead(&customer.who, &gateway("gw"), others, START).await;
+        let spare = spare.unwrap().expect("there is room").session;
         hold(&bench.another(), &customer.who, OTHERS).await;
 
-        let ask =
-            async |at| bench.another().hold(&customer.who, SessionId::random(), &gateway("other"), at).await;
-        let refused = ask(START).await;
-        assert!(
-            matches!(refused, Err(HoldError::Ahead { until: asked, .. }) if asked == until),
-            "{refused:?}"
-        );
-        let events = bench.billing.account(&customer.id).await.unwrap().unwrap().refused_at;
-        assert_eq!(events, None, "it is told of nobody yet");
-        assert!(matches!(ask(until).await, Err(HoldError::Refused(_))), "it was taken");
-        bench.billing.void(spare.session.name(), "not needed", START).await.unwrap();
-        ask(START).await.unwrap();
+        let other = bench.another();
+        let ask = async || other.hold(&customer.who, SessionId::random(), &gateway("other"), START).await;
+        let refused = ask().await;
+        assert!(matches!(refused, Err(HoldError::Ahead(_))), "{refused:?}");
+        let account = bench.billing.account(&customer.id).await.unwrap().unwrap();
+        assert_eq!((account.ahead, account.refused_at), (1, None), "it is told of nobody yet");
+        if is_taken {
+            bench.billing.begin(spare.name(), START, START).await.unwrap();
+            let refused = ask().await;
+            assert!(matches!(refused, Err(HoldError::Refused(_))), "{refused:?}");
+        } else {
+            bench.billing.void(spare.name(), "not needed", START).await.unwrap();
+            ask().await.unwrap();
+        }
+        assert_eq!(bench.billing.account(&customer.id).await.unwrap().unwrap().ahead, 0);
+    }
+}
+
+/// However a session that was held ahead ends, none is left of which it could be thought that it is given back.
+#[tokio::test]
+async fn what_was_held_ahead_is_so_until_it_begins_or_ends() {
+    let bench = Bench::redis();
+    let customer = bench.prepaid(100 * PRICE).await;
+    for way in 0..4 {
+        let spare = bench.billing.hold_ahead(&customer.who, &gateway("gw"), 1, START).await;
+        let spare = spare.unwrap().expect("there is room").session;
+        match way {
+            0 => drop(bench.billing.post_begun(spare.name(), START, end(START), START).await.unwrap()),
+            1 => drop(bench.billing.void(spare.name(), "not needed", START).await.unwrap()),
+            2 => {
+                let progress = minutes_of(&spare, START, 6);
+                bench.billing.meter(&customer.id, &[progress], START).await.unwrap().remove(0).unwrap();
+            }
+            // By those who find its gateway dead.
+            _ => drop(bench.another().settle_abandoned(&gateway("other"), START).await.unwrap()),
+        }
+        let account = bench.billing.account(&customer.id).await.unwrap().unwrap();
+        assert_eq!(account.ahead, 0, "way {way}");
+        let stored = bench.billing.session(&customer.id, &spare.id).await.unwrap().unwrap();
+        assert!(!stored.ahead, "way {way}");
     }
 }

@@ -672,7 +672,7 @@ fn held<T>(result: Result<T, HoldError>) -> Verdict {
         Err(HoldError::Refused(refusal)) => Err(refused(&refusal)),
         Err(HoldError::Exists(_)) => Err("exists"),
         Err(HoldError::ExistsDifferent(_)) => Err("exists different"),
-        Err(error @ (HoldError::Ahead { .. } | HoldError::Store(_))) => panic!("{error}"),
+        Err(error @ (HoldError::Ahead(_) | HoldError::Store(_))) => panic!("{error}"),
     }
 }
 
