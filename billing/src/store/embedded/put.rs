@@ -2,11 +2,11 @@
 
 use rusqlite::{Transaction, params};
 
-use super::trim::KEEP_COMMAND;
-use super::{
-    Embedded, INSERT_ACCOUNT, INSERT_ENDED, INSERT_ENTRY, INSERT_EVENT, INSERT_KEY, INSERT_OPEN, add_to_row,
-    body, column,
+use super::change::{
+    INSERT_ACCOUNT, INSERT_ENDED, INSERT_ENTRY, INSERT_EVENT, INSERT_KEY, INSERT_OPEN, add_to_row,
 };
+use super::trim::KEEP_COMMAND;
+use super::{Embedded, body, column};
 use crate::account::Account;
 use crate::id::CommandId;
 use crate::migrate::Part;
