@@ -19,7 +19,7 @@ use crate::ledger::{
 };
 use crate::money::Micros;
 use crate::plan::{Catalogue, Plan, Terms};
-use crate::request::{NewSession, SessionRequest};
+use crate::request::NewSession;
 use crate::session::{End, Session, SessionCursor, SessionName, State};
 #[cfg(test)]
 use crate::store::memory::Line;
@@ -611,9 +611,10 @@ impl Billing {
         Some(Reserved { session, concurrent, cover: Cover::Promise(promise) })
     }
 
-    /// Holds a session that nobody has asked for yet, so that whoever does need not wait for that: one with a new id that
-    /// asks for nothing else. Whoever holds it begins it or voids it, like any other; whoever would be refused a session meanwhile
-    /// is told to ask again ([`HoldError::Ahead`]). `None`: there would be room for fewer than `others` beside it.
+    /// Holds a session that nobody has asked for yet, so that whoever does need not wait for that: one with this `id`, which is
+    /// new, that asks for nothing else. Whoever holds it begins it or voids it, like any other; whoever would be refused a session meanwhile
+    /// is told to ask again ([`HoldError::Ahead`]). `None`: there would be room for fewer than `others` beside it, the
+    /// balance would be low, or the account is renewed soon.
     ///
     /// Either answer is of the account as it is now, whatever another process has done.
     ///
@@ -622,11 +623,12 @@ impl Billing {
     pub async fn hold_ahead(
         &self,
         who: &Principal,
+        id: SessionId,
         gateway: &GatewayId,
         others: u32,
         now: Timestamp,
     ) -> Result<Option<Reserved>, HoldError> {
-        let new = (&NewSession::fresh(SessionRequest::default()), self.shared.holds.mint());
+        let new = (&NewSession::from(id), self.shared.holds.mint());
         let order = Order { account: &who.account, sessions: &[], durability: Durability::Process, now };
         let held = self.apply(order, |account, _, given| {
             ledger::hold_ahead(account, &who.key, new, gateway, others, given).map_err(HoldError::Refused)
@@ -670,8 +672,12 @@ impl Billing {
         }
     }
 
-    /// Publishes that a session was refused, which a customer who asks again and again cannot do too often.
-    async fn tell_refused(
+    /// Publishes that a session was refused, which a customer who asks again and again cannot do too often. What is answered
+    /// with [`HoldError::Refused`] was told of.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn tell_refused(
         &self,
         account: &AccountId,
         session: &SessionId,

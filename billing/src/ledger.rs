@@ -44,6 +44,9 @@ const REFUSED_EVERY: Duration = Duration::from_secs(60);
 /// The same of unusual use.
 const UNUSUAL_EVERY: Duration = Duration::from_secs(60);
 
+/// Far longer than a session is held that nobody has asked for.
+const AHEAD_OF_RENEWAL: Duration = Duration::from_secs(60);
+
 /// Whose balance pays for fewer sessions is told that it is low, unless another amount was set.
 const LOW_BALANCE_SESSIONS: u32 = 10;
 
@@ -428,7 +431,9 @@ pub(crate) fn hold(
     }))
 }
 
-/// The same for a session that nobody has asked for: not where there would be room for fewer than `others` beside it.
+/// The same for a session that nobody has asked for: not where there would be room for fewer than `others` beside it, nor where it
+/// would have its owner told that the balance is low; and not so shortly before a renewal that it might be given back, or
+/// begun, in a period that it was not taken from.
 pub(crate) fn hold_ahead(
     account: &Account,
     key: &KeyId,
@@ -438,13 +443,15 @@ pub(crate) fn hold_ahead(
     given: Context<'_>,
 ) -> Result<Answer, Refusal> {
     let answer = hold(account, key, new, gateway, None, given)?;
-    if !has_room(account, others.saturating_add(1), given.plan) {
+    let Answer::Change(change) = answer else { return Ok(answer) };
+    let has_room = has_room(account, others.saturating_add(1), given.plan);
+    let tells_low = change.events.iter().any(|event| event.kind == EventKind::LowBalance);
+    let is_at_end =
+        change.account.period.is_some_and(|period| period.end.since(given.now) < AHEAD_OF_RENEWAL);
+    if !has_room || tells_low || is_at_end {
         return Ok(Answer::Exists);
     }
-    Ok(match answer {
-        Answer::Change(change) => Answer::Change(Arc::new(ahead(Arc::unwrap_or_clone(change)))),
-        Answer::Exists => Answer::Exists,
-    })
+    Ok(Answer::Change(Arc::new(ahead(Arc::unwrap_or_clone(change)))))
 }
 
 /// Of a session that is new.

@@ -47,7 +47,7 @@ pub async fn hold(
         return Ok(spare);
     }
     let reserve = || gateway.billing.reserve(who, &new, &gateway.id, gateway.clock.now());
-    let reserved = insist(gateway, &who.account, reserve).await;
+    let reserved = insist(gateway, (&who.account, &new.id), reserve).await;
     let note = |reserved: &Reserved| {
         // One that is on its way may be refused yet.
         if !reserved.is_on_its_way() {
@@ -102,8 +102,8 @@ pub async fn confirm_late(gateway: &Gateway, reserved: &Reserved) -> Result<(), 
 ///
 /// Those of [`Billing::confirm`](billing::Billing::confirm).
 pub async fn confirm(gateway: &Gateway, reserved: &Reserved) -> Result<(), HoldError> {
-    insist(gateway, &reserved.session.account, || gateway.billing.confirm(reserved, gateway.clock.now()))
-        .await
+    let Session { account, id, .. } = &reserved.session;
+    insist(gateway, (account, id), || gateway.billing.confirm(reserved, gateway.clock.now())).await
 }
 
 async fn ask(gateway: &Gateway, reserved: &Reserved) -> Result<(), HoldError> {

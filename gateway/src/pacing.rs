@@ -12,20 +12,25 @@
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
+use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 use std::mem;
 use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use billing::AccountId;
-use governor::clock::Clock;
-use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
+use governor::clock::{Clock, DefaultClock};
+use governor::state::keyed::HashMapStateStore;
+use governor::{Quota, RateLimiter};
 use tokio::sync::oneshot;
 use tokio::task::yield_now;
 use tokio::time::timeout;
 
 use crate::crowd::Origin;
 use crate::refusal::Refusal;
+use crate::serve::Gateway;
 use crate::turns::Turns;
 
 /// One that comes so long after the last one keeps nobody waiting: that one is done.
@@ -53,8 +58,7 @@ thread_local! {
 struct Pacing {
     clients: Line<Origin>,
     sessions: Line<AccountId>,
-    company: Company,
-    bursts: DefaultKeyedRateLimiter<AccountId>,
+    bursts: RateLimiter<AccountId, HashMapStateStore<AccountId>, DefaultClock>,
     keeper: RefCell<Keeper>,
 }
 
@@ -64,11 +68,14 @@ struct Line<K> {
     waiting: RefCell<Turns<K, oneshot::Sender<()>>>,
 }
 
-/// Whether several accounts start sessions here.
-struct Company {
-    latest: RefCell<Option<AccountId>>,
-    /// When the latest was another than the one before it.
-    changed: Cell<Option<Instant>>,
+/// Whether several accounts start sessions here, on whichever thread.
+#[derive(Debug)]
+pub struct Company {
+    origin: Instant,
+    /// Who started the latest one, by a hash.
+    latest: AtomicU64,
+    /// When that was another than the one before it: milliseconds since `origin`, and one more; 0: never.
+    changed: AtomicU64,
 }
 
 /// The task that calls those who wait.
@@ -92,11 +99,15 @@ pub(crate) async fn greet(origin: Origin) {
 ///
 /// # Errors
 ///
-/// [`Refusal::TooManyStarts`] where that many wait before it that it does not start in so long.
-pub(crate) async fn start(account: &AccountId, patience: Duration) -> Result<(), Refusal> {
-    let called = PACING.with(|pacing| pacing.ask_to_start(account, Instant::now()));
+/// [`Refusal::TooManyStarts`] where that many wait before it that it does not start in time; [`Refusal::Draining`].
+pub(crate) async fn start(gateway: &Gateway, account: &AccountId) -> Result<(), Refusal> {
+    let called = PACING.with(|pacing| pacing.ask_to_start(&gateway.company, account, Instant::now()));
     let Some(called) = called else { return Ok(()) };
-    let in_time = timeout(patience, wait(called)).await;
+    let mut draining = gateway.draining();
+    let in_time = tokio::select! {
+        in_time = timeout(gateway.start_timeout, wait(called)) => in_time,
+        _ = draining.wait_for(|draining| *draining) => return Err(Refusal::Draining),
+    };
     PACING.with(|pacing| match in_time {
         Ok(()) => {
             pacing.sessions.last.set(Some(Instant::now()));
@@ -112,14 +123,14 @@ async fn wait(called: oneshot::Receiver<()>) {
 }
 
 /// Calls who waits on this thread, at each turn of the runtime. Never ends.
-pub(crate) async fn call() {
+pub(crate) async fn call(gateway: Arc<Gateway>) {
     loop {
         poll_fn(|cx| PACING.with(|pacing| pacing.poll_waiting(cx))).await;
         // The reactor's turn, and that of whoever is ready.
         yield_now().await;
         let rest = PACING.with(|pacing| {
             pacing.clients.call_next();
-            let rest = pacing.start_next(Instant::now());
+            let rest = pacing.start_next(&gateway.company, Instant::now());
             rest.filter(|_| pacing.clients.waiting.borrow().is_empty())
         });
         if let Some(rest) = rest {
@@ -151,8 +162,7 @@ impl Pacing {
         Self {
             clients: Line::new(),
             sessions: Line::new(),
-            company: Company { latest: RefCell::new(None), changed: Cell::new(None) },
-            bursts: RateLimiter::dashmap(quota),
+            bursts: RateLimiter::hashmap(quota),
             keeper: RefCell::new(Keeper::Absent),
         }
     }
@@ -184,16 +194,23 @@ impl Pacing {
         self.ask(&self.clients, &origin, now, Turns::is_empty)
     }
 
-    fn ask_to_start(&self, account: &AccountId, now: Instant) -> Option<oneshot::Receiver<()>> {
-        self.company.note(account, now);
+    fn ask_to_start(
+        &self,
+        company: &Company,
+        account: &AccountId,
+        now: Instant,
+    ) -> Option<oneshot::Receiver<()>> {
+        company.note(account, now);
         // Others may wait only because they have to rest.
-        let may = |waiting: &Turns<_, _>| waiting.waiting(account) == 0 && self.rest(account, now).is_none();
+        let may = |waiting: &Turns<_, _>| {
+            waiting.waiting(account) == 0 && self.rest(company, account, now).is_none()
+        };
         self.ask(&self.sessions, account, now, may)
     }
 
     /// How long the account has to rest before it starts its next session. None: it starts it now.
-    fn rest(&self, account: &AccountId, now: Instant) -> Option<Duration> {
-        if !self.company.is_there(now) {
+    fn rest(&self, company: &Company, account: &AccountId, now: Instant) -> Option<Duration> {
+        if !company.is_there(now) {
             return None;
         }
         if self.bursts.len() > REMEMBERED {
@@ -210,12 +227,12 @@ impl Pacing {
     }
 
     /// Calls the next account that need not rest. How long to wait for one, where all must.
-    fn start_next(&self, now: Instant) -> Option<Duration> {
+    fn start_next(&self, company: &Company, now: Instant) -> Option<Duration> {
         let mut waiting = self.sessions.waiting.borrow_mut();
         let mut least: Option<Duration> = None;
         for _ in 0..waiting.len() {
             let account = waiting.peek(oneshot::Sender::is_closed)?;
-            let Some(rest) = self.rest(account, now) else {
+            let Some(rest) = self.rest(company, account, now) else {
                 let _ = waiting.next()?.send(());
                 return None;
             };
@@ -235,18 +252,36 @@ impl Pacing {
 }
 
 impl Company {
+    #[must_use]
+    pub fn new() -> Self {
+        Self { origin: Instant::now(), latest: AtomicU64::new(0), changed: AtomicU64::new(0) }
+    }
+
     fn note(&self, account: &AccountId, now: Instant) {
-        let mut latest = self.latest.borrow_mut();
-        if latest.as_ref() == Some(account) {
+        // Two accounts of one hash would be taken for one, which is held up by nobody then.
+        let account = BuildHasherDefault::<DefaultHasher>::default().hash_one(account).max(1);
+        // Most of the time it is the same one: it is only looked at then, which threads do side by side.
+        if self.latest.load(Ordering::Relaxed) == account {
             return;
         }
-        if latest.replace(account.clone()).is_some() {
-            self.changed.set(Some(now));
+        if self.latest.swap(account, Ordering::Relaxed) != 0 {
+            self.changed.store(self.millis(now) + 1, Ordering::Relaxed);
         }
     }
 
     fn is_there(&self, now: Instant) -> bool {
-        self.changed.get().is_some_and(|changed| now.duration_since(changed) < ABOUT)
+        let changed = self.changed.load(Ordering::Relaxed);
+        changed > 0 && Duration::from_millis((self.millis(now) + 1).saturating_sub(changed)) < ABOUT
+    }
+
+    fn millis(&self, at: Instant) -> u64 {
+        u64::try_from(at.duration_since(self.origin).as_millis()).unwrap_or(u64::MAX - 1)
+    }
+}
+
+impl Default for Company {
+    fn default() -> Self {
+        Self::new()
     }
 }
 
@@ -276,14 +311,26 @@ mod tests {
         name.parse().unwrap()
     }
 
-    fn with_keeper() -> Pacing {
-        let pacing = Pacing::new();
-        pacing.keeper.replace(Keeper::Idle(Waker::noop().clone()));
-        pacing
+    /// One thread, and who is about.
+    struct Thread {
+        pacing: Pacing,
+        company: Company,
     }
 
-    fn ask(pacing: &Pacing, name: &str, now: Instant) -> Option<oneshot::Receiver<()>> {
-        pacing.ask_to_start(&account(name), now)
+    impl Thread {
+        fn with_keeper() -> Self {
+            let pacing = Pacing::new();
+            pacing.keeper.replace(Keeper::Idle(Waker::noop().clone()));
+            Self { pacing, company: Company::new() }
+        }
+
+        fn start_next(&self, now: Instant) -> Option<Duration> {
+            self.pacing.start_next(&self.company, now)
+        }
+    }
+
+    fn ask(thread: &Thread, name: &str, now: Instant) -> Option<oneshot::Receiver<()>> {
+        thread.pacing.ask_to_start(&thread.company, &account(name), now)
     }
 
     fn is_called(called: &mut oneshot::Receiver<()>) -> bool {
@@ -292,109 +339,135 @@ mod tests {
 
     #[test]
     fn what_is_far_apart_waits_for_nothing() {
-        let (pacing, now) = (with_keeper(), Instant::now());
+        let (thread, now) = (Thread::with_keeper(), Instant::now());
         for number in 0..5 {
-            assert!(ask(&pacing, "a", now + number * PACE).is_none());
+            assert!(ask(&thread, "a", now + number * PACE).is_none());
         }
     }
 
     #[test]
     fn of_a_flood_one_starts_at_a_time_and_another_account_has_the_next_turn_but_one() {
-        let (pacing, now) = (with_keeper(), Instant::now());
-        assert!(ask(&pacing, "flood", now).is_none());
-        let mut flood: Vec<_> = (0..500).map(|_| ask(&pacing, "flood", now).expect("it waits")).collect();
-        assert_eq!(pacing.start_next(now), None);
-        let mut calm = ask(&pacing, "calm", now).expect("one has just started");
-        assert_eq!((pacing.start_next(now), pacing.start_next(now)), (None, None));
+        let (thread, now) = (Thread::with_keeper(), Instant::now());
+        assert!(ask(&thread, "flood", now).is_none());
+        let mut flood: Vec<_> = (0..500).map(|_| ask(&thread, "flood", now).expect("it waits")).collect();
+        assert_eq!(thread.start_next(now), None);
+        let mut calm = ask(&thread, "calm", now).expect("one has just started");
+        assert_eq!((thread.start_next(now), thread.start_next(now)), (None, None));
         assert!(is_called(&mut calm));
         assert_eq!(flood.iter_mut().filter_map(|called| called.try_recv().ok()).count(), 2);
     }
 
     #[test]
     fn an_account_that_is_alone_need_not_rest() {
-        let (pacing, now) = (with_keeper(), Instant::now());
-        let mut flood: Vec<_> = (0..500).map(|_| ask(&pacing, "flood", now)).collect();
+        let (thread, now) = (Thread::with_keeper(), Instant::now());
+        let mut flood: Vec<_> = (0..500).map(|_| ask(&thread, "flood", now)).collect();
         for _ in 1..500 {
-            assert_eq!(pacing.start_next(now), None);
+            assert_eq!(thread.start_next(now), None);
         }
         assert!(flood.iter_mut().flatten().all(is_called));
     }
 
     #[test]
     fn in_company_an_account_rests_behind_a_burst_and_another_need_not() {
-        let (pacing, now) = (with_keeper(), Instant::now());
-        assert!(ask(&pacing, "calm", now).is_none());
-        let mut flood: Vec<_> = (0..500).map(|_| ask(&pacing, "flood", now).expect("it waits")).collect();
-        let rest = (0..500).find_map(|_| pacing.start_next(now)).expect("it has to rest");
+        let (thread, now) = (Thread::with_keeper(), Instant::now());
+        assert!(ask(&thread, "calm", now).is_none());
+        let mut flood: Vec<_> = (0..500).map(|_| ask(&thread, "flood", now).expect("it waits")).collect();
+        let rest = (0..500).find_map(|_| thread.start_next(now)).expect("it has to rest");
         assert!(rest <= REST);
         let started = flood.iter_mut().filter_map(|called| called.try_recv().ok()).count();
         assert!((BURST.get() as usize..500).contains(&started), "{started} started");
 
-        assert!(ask(&pacing, "calm", now + PACE).is_none(), "it is not the one that rests");
-        assert!(ask(&pacing, "flood", now + 2 * PACE).is_some(), "those before it wait");
+        assert!(ask(&thread, "calm", now + PACE).is_none(), "it is not the one that rests");
+        assert!(ask(&thread, "flood", now + 2 * PACE).is_some(), "those before it wait");
 
         let alone = now + 2 * PACE + ABOUT;
-        assert_eq!(pacing.start_next(alone), None, "nobody else is about any more");
+        assert_eq!(thread.start_next(alone), None, "nobody else is about any more");
     }
 
     #[test]
     fn who_leaves_a_flood_that_rests_leaves_its_turn_to_the_next() {
-        let (pacing, now) = (with_keeper(), Instant::now());
-        assert!(ask(&pacing, "calm", now).is_none());
-        drop((0..400).map(|_| ask(&pacing, "flood", now).expect("it waits")).collect::<Vec<_>>());
-        let mut stays = ask(&pacing, "flood", now).expect("it waits");
-        assert_eq!(pacing.start_next(now), None);
+        let (thread, now) = (Thread::with_keeper(), Instant::now());
+        assert!(ask(&thread, "calm", now).is_none());
+        drop((0..400).map(|_| ask(&thread, "flood", now).expect("it waits")).collect::<Vec<_>>());
+        let mut stays = ask(&thread, "flood", now).expect("it waits");
+        assert_eq!(thread.start_next(now), None);
         assert!(is_called(&mut stays));
     }
 
     #[test]
     fn clients_and_sessions_do_not_wait_for_each_other() {
-        let (pacing, now) = (with_keeper(), Instant::now());
+        let (thread, now) = (Thread::with_keeper(), Instant::now());
         let origin = Origin::of("10.0.0.1".parse().unwrap());
-        assert!(ask(&pacing, "a", now).is_none());
-        assert!(pacing.ask_to_come(origin, now).is_none());
-        assert!(ask(&pacing, "a", now).is_some());
-        assert!(pacing.ask_to_come(origin, now).is_some());
+        assert!(ask(&thread, "a", now).is_none());
+        assert!(thread.pacing.ask_to_come(origin, now).is_none());
+        assert!(ask(&thread, "a", now).is_some());
+        assert!(thread.pacing.ask_to_come(origin, now).is_some());
     }
 
     #[test]
     fn who_has_left_takes_no_turn() {
-        let (pacing, now) = (with_keeper(), Instant::now());
-        assert!(ask(&pacing, "a", now).is_none());
-        drop(ask(&pacing, "a", now));
-        let mut stays = ask(&pacing, "a", now).expect("it waits");
-        assert_eq!(pacing.start_next(now), None);
+        let (thread, now) = (Thread::with_keeper(), Instant::now());
+        assert!(ask(&thread, "a", now).is_none());
+        drop(ask(&thread, "a", now));
+        let mut stays = ask(&thread, "a", now).expect("it waits");
+        assert_eq!(thread.start_next(now), None);
         assert!(stays.try_recv().is_ok());
     }
 
     #[test]
     fn a_thread_where_nobody_calls_lets_nobody_wait() {
-        let (pacing, now) = (Pacing::new(), Instant::now());
-        assert!(ask(&pacing, "a", now).is_none());
-        assert!(ask(&pacing, "a", now).is_none());
+        let (thread, now) = (Thread { pacing: Pacing::new(), company: Company::new() }, Instant::now());
+        assert!(ask(&thread, "a", now).is_none());
+        assert!(ask(&thread, "a", now).is_none());
+    }
+
+    #[test]
+    fn an_account_on_another_thread_is_company() {
+        let (thread, now) = (Thread::with_keeper(), Instant::now());
+        let other = Pacing::new();
+        assert!(other.ask_to_start(&thread.company, &account("calm"), now).is_none());
+        assert!(!thread.company.is_there(now));
+        assert!(ask(&thread, "flood", now).is_none());
+        assert!(thread.company.is_there(now) && !thread.company.is_there(now + ABOUT));
     }
 
     #[tokio::test]
     async fn everybody_is_called() {
-        let caller = tokio::spawn(call());
+        let (gateway, _folder) = Gateway::for_tests().await;
+        let caller = tokio::spawn(call(Arc::clone(&gateway)));
         yield_now().await;
         let accounts = [account("a"), account("b")];
         let origin = Origin::of("10.0.0.1".parse().unwrap());
-        let start = |account| start(account, Duration::from_secs(60));
-        let sessions = accounts.iter().cycle().take(100).map(start);
+        let sessions = accounts.iter().cycle().take(100).map(|account| start(&gateway, account));
         let clients = (0..100).map(|_| greet(origin));
         let (started, _) = join(join_all(sessions), join_all(clients)).await;
         assert!(started.iter().all(Result::is_ok));
         caller.abort();
     }
 
-    #[tokio::test(start_paused = true)]
+    /// A thread on which nobody is called, and one has just been started, however long this takes.
+    async fn with_nobody_called() -> (Arc<Gateway>, tempfile::TempDir) {
+        PACING.with(|pacing| {
+            pacing.keeper.replace(Keeper::Busy);
+            pacing.sessions.last.set(Some(Instant::now() + ABOUT));
+        });
+        Gateway::for_tests().await
+    }
+
+    #[tokio::test]
     async fn who_waits_for_too_long_is_told_when_to_come_again() {
-        PACING.with(|pacing| pacing.keeper.replace(Keeper::Busy));
-        let (now, patience) = (account("now"), Duration::from_secs(10));
-        assert_eq!(start(&now, patience).await, Ok(()));
-        let refused = join(start(&now, patience), start(&now, patience)).await;
-        let retry_after = 2 * REST;
-        assert_eq!(refused.0, Err(Refusal::TooManyStarts { retry_after }));
+        let (gateway, _folder) = with_nobody_called().await;
+        let flood = account("flood");
+        tokio::time::pause();
+        let refused = join(start(&gateway, &flood), start(&gateway, &flood)).await;
+        assert_eq!(refused.0, Err(Refusal::TooManyStarts { retry_after: 2 * REST }));
+    }
+
+    #[tokio::test]
+    async fn nobody_waits_for_a_gateway_that_drains() {
+        let (gateway, _folder) = with_nobody_called().await;
+        let flood = account("flood");
+        let (refused, ()) = join(start(&gateway, &flood), async { gateway.drain() }).await;
+        assert_eq!(refused, Err(Refusal::Draining));
     }
 }

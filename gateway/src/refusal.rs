@@ -113,7 +113,7 @@ pub enum Refusal {
     TooManyBadKeys {
         retry_after: Duration,
     },
-    /// The key started too many sessions within a minute.
+    /// The key started too many sessions within a minute; or so many of its account wait to be started.
     TooManyStarts {
         retry_after: Duration,
     },
@@ -231,7 +231,7 @@ impl Refusal {
             Self::TooManyStarts { .. } => (
                 StatusCode::TOO_MANY_REQUESTS,
                 "too_many_starts",
-                "Too many sessions were started with this key",
+                "Too many sessions are started by this customer",
             ),
             Self::Full => (StatusCode::SERVICE_UNAVAILABLE, "full", "This gateway serves no further session"),
             Self::LedgerAway => {

@@ -33,6 +33,7 @@ use crate::drain::{self, Signals};
 use crate::meter::Meter;
 use crate::outage::{self, Outage};
 use crate::owed::Owed;
+use crate::pacing::Company;
 use crate::places::Places;
 use crate::sessions::Sessions;
 use crate::settle::Strays;
@@ -76,6 +77,7 @@ pub struct Gateway {
     pub places: Places,
     pub settling: Settling,
     pub spares: Spares,
+    pub company: Company,
     pub crowd: Crowd,
     pub public_url: Option<PublicUrl>,
     /// How long a client may wait for a browser.
@@ -146,6 +148,7 @@ impl Gateway {
             id,
             settling: Settling::of(&billing),
             spares: Spares::of(&billing),
+            company: Company::new(),
             billing,
             pool,
             sessions: Sessions::default(),
@@ -392,6 +395,7 @@ async fn open(config: &Config, data_dir: &Path, succeeds: bool) -> Result<Arc<Ga
         id,
         settling: Settling::of(&billing),
         spares: Spares::of(&billing),
+        company: Company::new(),
         billing,
         pool,
         sessions,
@@ -552,7 +556,7 @@ fn start_edge(number: usize, busy_poll: bool, doors: Doors, gateway: Arc<Gateway
             if busy_poll {
                 tokio::spawn(keep_awake());
             }
-            tokio::spawn(pacing::call());
+            tokio::spawn(pacing::call(Arc::clone(&gateway)));
             if let Err(error) = doors.serve(gateway).await {
                 error!(%error, "an edge thread cannot accept");
                 return;

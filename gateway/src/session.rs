@@ -193,7 +193,7 @@ pub async fn start(
         Box::pin(tell_unusual(gateway, who)).await;
         return Err(refusal.into());
     }
-    pacing::start(&who.account, gateway.start_timeout).await?;
+    pacing::start(gateway, &who.account).await?;
     let place = gateway.places.enter()?;
     let held = hold(gateway, who, new, site).await?;
     let (lease, held) = claim(gateway, held, site).await?;
@@ -430,16 +430,12 @@ async fn follow_up(gateway: Arc<Gateway>, live: Arc<Live>) {
     }
     sleep(HEAD_START).await;
     gateway.pool.refill();
+    // One that is over already has its beginning noted with its end.
+    if gateway.sessions.contains(live.name()) && confirm_begun(&gateway, &live).await.is_ok() {
+        gateway.meter.begin(&live);
+        info!(session = %live.id, account = %live.account, "a session began");
+    }
     spares::replace(&gateway, &live).await;
-    if !gateway.sessions.contains(live.name()) {
-        // Over already, and its beginning noted with its end.
-        return;
-    }
-    if confirm_begun(&gateway, &live).await.is_err() {
-        return;
-    }
-    gateway.meter.begin(&live);
-    info!(session = %live.id, account = %live.account, "a session began");
 }
 
 /// The 101 could not be sent: the client had left.

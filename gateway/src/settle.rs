@@ -323,7 +323,7 @@ async fn hold_again(gateway: &Gateway, live: &Live) -> Result<bool, StoreError> 
         return Ok(false);
     };
     let Session { account, id, .. } = session;
-    match insist(gateway, account, || gateway.billing.restore(session, gateway.clock.now())).await {
+    match insist(gateway, (account, id), || gateway.billing.restore(session, gateway.clock.now())).await {
         Ok(()) => {
             warn!(session = %id, %account, "the store had forgotten a session; it is held again");
             Ok(true)

@@ -8,15 +8,20 @@
 //!
 //! What another process has done to the account since a spare was held shows with the one that replaces it: a session that began
 //! with a key that is revoked, or of an account that is suspended, ends then.
+//!
+//! Spares are given back by one task, [`tend`]: whoever finds that one is not needed may be gone before that is done.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use billing::{AccountId, Billing, HoldError, KeyId, NewSession, Principal, Refusal, Reserved, Session};
+use billing::{
+    AccountId, Billing, HoldError, KeyId, NewSession, Principal, Refusal, Reserved, Session, SessionId,
+    State, StoreError,
+};
 use dashmap::DashMap;
-use futures_util::future::join_all;
+use tokio::sync::Notify;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 use tracing::{debug, info, warn};
 
@@ -34,38 +39,51 @@ const LIFETIME: Duration = Duration::from_secs(1);
 /// Of one account: as many as may be started while the first of them is replaced, which takes some ten milliseconds.
 const MOST: usize = 4;
 
-/// One that was held so long ago is taken or given back: [`tend`] looks for those whose time is over as often.
+/// Sessions that an account must have room for beside a spare: what other gateways may start of it meanwhile is not to wait
+/// for its sake.
+const OTHERS: u32 = 16;
+
+/// How long who would be refused waits for spares to be taken or given back: [`tend`] looks for those whose time is over as
+/// often as that comes. Those of a gateway that was killed take longer.
 const GONE: Duration = Duration::from_secs(3);
 
 /// How often who waits for that asks again.
 const AGAIN: Duration = Duration::from_millis(250);
 
+/// Of one account: more than there are spares for which it could be worth while.
+const WAITING: usize = 16;
+
 /// How long the ledger may take to give them back at the end. Who does not wait leaves it to others.
 const CLOSE: Duration = Duration::from_secs(5);
 
-/// How often it is looked whether those that are being held have come.
+/// How often it is looked whether they have been.
 const LOOK: Duration = Duration::from_millis(5);
 
-/// Sessions that an account must have room for beside a spare: what other gateways may start of it meanwhile is not to wait
-/// for its sake.
-const OTHERS: u32 = 16;
+/// A store that does not say whether a spare was held is asked again after each of these pauses.
+const RETRIES: [Duration; 3] = [Duration::from_millis(100), Duration::from_secs(1), Duration::from_secs(5)];
 
 /// The spares of this gateway.
 #[derive(Debug)]
 pub struct Spares {
     /// Of each account that started any lately. None where a hold costs no round trip.
     desks: Option<DashMap<AccountId, Desk>>,
+    unwanted: Mutex<Vec<Unwanted>>,
+    is_unwanted: Notify,
+    /// Those that are being held, or given back.
+    under_way: Arc<AtomicUsize>,
     is_closed: AtomicBool,
 }
 
 #[derive(Debug, Default)]
 struct Desk {
-    /// The latest starts, up to [`BUSY`].
+    /// The latest starts, up to [`BUSY`], of sessions that a spare does for.
     starts: VecDeque<Instant>,
     /// The oldest first.
     spares: VecDeque<Spare>,
     /// Spares that are being held.
     coming: usize,
+    /// Who would be refused without them.
+    waiting: usize,
 }
 
 #[derive(Debug)]
@@ -74,18 +92,33 @@ struct Spare {
     since: Instant,
 }
 
+/// What is to be given back.
+#[derive(Debug)]
+enum Unwanted {
+    Held(Box<Reserved>),
+    /// Perhaps it was held.
+    Unsure(AccountId, SessionId),
+}
+
 impl Spares {
     #[must_use]
     pub fn of(billing: &Billing) -> Self {
-        Self { desks: billing.is_shared().then(DashMap::new), is_closed: AtomicBool::new(false) }
+        Self {
+            desks: billing.is_shared().then(DashMap::new),
+            unwanted: Mutex::default(),
+            is_unwanted: Notify::new(),
+            under_way: Arc::default(),
+            is_closed: AtomicBool::new(false),
+        }
     }
 
     /// A spare, where there is one that does for what is asked.
     pub fn take(&self, who: &Principal, new: &NewSession) -> Option<Reserved> {
-        let mut desk = self.desks.as_ref()?.entry(who.account.clone()).or_default();
+        let desks = self.desks.as_ref().filter(|_| new.is_any())?;
+        let mut desk = desks.entry(who.account.clone()).or_default();
         let now = Instant::now();
         desk.note_start(now);
-        let held = if new.is_any() { desk.take(&who.key, now) } else { None };
+        let held = desk.take(&who.key, now);
         held.inspect(|_| metrics::counter!("ufb_gateway_spare_holds_used_total").increment(1))
     }
 
@@ -96,52 +129,54 @@ impl Spares {
         desks.map(|desk| desk.spares.len()).sum()
     }
 
-    fn are_coming(&self) -> bool {
-        self.desks.iter().flat_map(DashMap::iter).any(|desk| desk.coming > 0)
-    }
-
-    /// Whether one more is to be held, of which it has to be said when it [has come](Self::has_come), or not.
-    fn expect(&self, account: &AccountId, is_replaced: bool) -> bool {
-        let Some(desks) = self.desks.as_ref().filter(|_| !self.is_closed.load(Ordering::Acquire)) else {
-            return false;
-        };
+    /// Room for one more, where it is to be held.
+    fn expect<'a>(&'a self, account: &'a AccountId, is_replaced: bool) -> Option<Coming<'a>> {
+        let desks = self.desks.as_ref().filter(|_| !self.is_closed.load(Ordering::Acquire))?;
         let mut desk = desks.entry(account.clone()).or_default();
-        let is_wanted = is_replaced || desk.lacks_one(Instant::now());
-        desk.coming += usize::from(is_wanted);
-        is_wanted
-    }
-
-    /// For the next who asks. The answer is what there is no room for.
-    fn put(&self, account: &AccountId, spare: Spare) -> Option<Spare> {
-        let Some(mut desk) = self.desks.as_ref()?.get_mut(account) else { return Some(spare) };
-        // Whoever closes waits for what is coming.
-        if desk.spares.len() >= MOST || self.is_closed.load(Ordering::Acquire) {
-            return Some(spare);
+        if !is_replaced && !desk.lacks_one(Instant::now()) {
+            return None;
         }
-        desk.spares.push_back(spare);
-        None
+        desk.coming += 1;
+        Some(Coming { spares: self, account, _under_way: UnderWay::one_of(self) })
     }
 
-    fn has_come(&self, account: &AccountId) {
-        if let Some(mut desk) = self.desks.as_ref().and_then(|desks| desks.get_mut(account)) {
-            desk.coming -= 1;
+    /// For the next who asks, unless there are enough.
+    fn put(&self, account: &AccountId, spare: Spare) {
+        let desk = self.desks.as_ref().and_then(|desks| desks.get_mut(account));
+        // Whoever closes waits for what is under way.
+        let is_open = !self.is_closed.load(Ordering::Acquire);
+        match desk.filter(|desk| is_open && desk.spares.len() < MOST) {
+            Some(mut desk) => desk.spares.push_back(spare),
+            None => self.give_back([Unwanted::from(spare)]),
         }
     }
 
-    /// Takes out what has not been taken for too long, or all, and forgets who has not come for as long.
-    fn take_old(&self, is_old: impl Fn(Instant) -> bool) -> Vec<Reserved> {
-        let mut old = Vec::new();
+    fn give_back(&self, unwanted: impl IntoIterator<Item = Unwanted>) {
+        self.unwanted.lock().unwrap_or_else(PoisonError::into_inner).extend(unwanted);
+        self.is_unwanted.notify_one();
+    }
+
+    /// All of one account that are here.
+    fn give_up(&self, account: &AccountId) {
+        let desk = self.desks.as_ref().and_then(|desks| desks.get_mut(account));
+        let spares: Vec<_> = desk.map(|mut desk| desk.spares.drain(..).collect()).unwrap_or_default();
+        self.give_back(spares.into_iter().map(Unwanted::from));
+    }
+
+    /// What is to be given back: what nobody wants, and what has not been taken for too long. Forgets who has not come for as
+    /// long.
+    fn take_unwanted(&self, is_old: impl Fn(Instant) -> bool) -> Vec<Unwanted> {
+        let mut unwanted = std::mem::take(&mut *self.unwanted.lock().unwrap_or_else(PoisonError::into_inner));
         if let Some(desks) = &self.desks {
             desks.retain(|_, desk| {
                 while let Some(spare) = desk.spares.pop_front_if(|spare| is_old(spare.since)) {
-                    old.push(spare.held);
+                    unwanted.push(spare.into());
                 }
-                desk.coming > 0
-                    || !desk.spares.is_empty()
+                desk.coming + desk.waiting + desk.spares.len() > 0
                     || desk.starts.back().is_some_and(|&last| !is_old(last))
             });
         }
-        old
+        unwanted
     }
 }
 
@@ -167,38 +202,67 @@ impl Desk {
     }
 }
 
-/// Behind the start of a session: puts a spare in the place of the one that it took, or the first one of a key that is busy.
+impl From<Spare> for Unwanted {
+    fn from(spare: Spare) -> Self {
+        Self::Held(Box::new(spare.held))
+    }
+}
+
+/// Counts a spare as under way until it is dropped, whatever becomes of the task that does it.
+#[derive(Debug)]
+struct UnderWay(Arc<AtomicUsize>);
+
+impl UnderWay {
+    fn one_of(spares: &Spares) -> Self {
+        spares.under_way.fetch_add(1, Ordering::AcqRel);
+        Self(Arc::clone(&spares.under_way))
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// A spare that is being held.
+#[derive(Debug)]
+struct Coming<'a> {
+    spares: &'a Spares,
+    account: &'a AccountId,
+    _under_way: UnderWay,
+}
+
+impl Drop for Coming<'_> {
+    fn drop(&mut self) {
+        if let Some(mut desk) = self.spares.desks.as_ref().and_then(|desks| desks.get_mut(self.account)) {
+            desk.coming -= 1;
+        }
+    }
+}
+
+/// Behind the start of a session: puts a spare in the place of the one that it took, or the first one of an account that is busy.
 pub async fn replace(gateway: &Gateway, live: &Live) {
     let Some(taken) = &live.reserved else { return };
     let Session { account, key, .. } = &taken.session;
-    if gateway.outage.is_away() || !gateway.spares.expect(account, taken.is_spare()) {
+    if gateway.outage.is_away() {
         return;
     }
+    let Some(_coming) = gateway.spares.expect(account, taken.is_spare()) else { return };
     let who = Principal { account: account.clone(), key: key.clone() };
-    let since = Instant::now();
-    let held = gateway.billing.hold_ahead(&who, &gateway.id, OTHERS, gateway.clock.now()).await;
-    match held {
-        Ok(Some(held)) => {
-            if let Some(unwanted) = gateway.spares.put(account, Spare { held, since }) {
-                give_back(gateway, &unwanted.held).await;
-            }
-        }
+    let (id, since, now) = (SessionId::random(), Instant::now(), gateway.clock.now());
+    match gateway.billing.hold_ahead(&who, id.clone(), &gateway.id, OTHERS, now).await {
+        Ok(Some(held)) => gateway.spares.put(account, Spare { held, since }),
         Ok(None) => {}
-        Err(error) => note(gateway, live, &error),
-    }
-    gateway.spares.has_come(account);
-}
-
-/// A session is not held ahead.
-fn note(gateway: &Gateway, live: &Live, error: &HoldError) {
-    let is_spare = live.reserved.as_ref().is_some_and(Reserved::is_spare);
-    match error {
-        HoldError::Refused(Refusal::KeyRevoked | Refusal::Suspended) if is_spare => {
-            info!(session = %live.id, account = %live.account, %error, "a session ends: it had begun before this was seen");
+        Err(HoldError::Refused(refusal @ (Refusal::KeyRevoked | Refusal::Suspended))) if taken.is_spare() => {
+            info!(session = %live.id, %account, %refusal, "a session ends: it had begun before this was seen");
             live.end(Close::NotAllowed);
         }
-        HoldError::Store(error) => gateway.outage.note(error),
-        _ => debug!(account = %live.account, %error, "no session is held ahead"),
+        Err(HoldError::Store(error)) => {
+            gateway.outage.note(&error);
+            gateway.spares.give_back([Unwanted::Unsure(account.clone(), id)]);
+        }
+        Err(error) => debug!(%account, %error, "no session is held ahead"),
     }
 }
 
@@ -206,39 +270,60 @@ fn note(gateway: &Gateway, live: &Live, error: &HoldError) {
 ///
 /// # Errors
 ///
-/// What is answered in the end.
+/// What is answered in the end, and told of where it is a refusal.
 pub async fn insist<T, F: Future<Output = Result<T, HoldError>>>(
     gateway: &Gateway,
-    account: &AccountId,
+    (account, session): (&AccountId, &SessionId),
     ask: impl Fn() -> F,
 ) -> Result<T, HoldError> {
     let first = ask().await;
-    if !matches!(first, Err(HoldError::Ahead(_))) {
-        return first;
-    }
-    // Boxed, like all that is off the path.
-    Box::pin(give_back_all(gateway, account)).await;
-    let deadline = Instant::now() + GONE;
-    loop {
-        match ask().await {
-            Err(HoldError::Ahead(_)) if Instant::now() < deadline => sleep(AGAIN).await,
-            answer => return answer,
+    let Err(HoldError::Ahead(refusal)) = first else { return first };
+    gateway.spares.give_up(account);
+    let refusal = match Waiting::of(&gateway.spares, account) {
+        None => refusal,
+        Some(_waiting) => {
+            let deadline = Instant::now() + GONE;
+            loop {
+                sleep(AGAIN).await;
+                match ask().await {
+                    Err(HoldError::Ahead(refusal)) if Instant::now() >= deadline => break refusal,
+                    Err(HoldError::Ahead(_)) => {}
+                    answer => return answer,
+                }
+            }
         }
+    };
+    let told = gateway.billing.tell_refused(account, session, &refusal, gateway.clock.now()).await;
+    if let Err(error) = told {
+        gateway.outage.note(&error);
+    }
+    Err(refusal.into())
+}
+
+/// One who would be refused, until it is dropped.
+struct Waiting<'a> {
+    spares: &'a Spares,
+    account: &'a AccountId,
+}
+
+impl<'a> Waiting<'a> {
+    /// None: as many wait as may.
+    fn of(spares: &'a Spares, account: &'a AccountId) -> Option<Self> {
+        let mut desk = spares.desks.as_ref()?.entry(account.clone()).or_default();
+        if desk.waiting >= WAITING {
+            return None;
+        }
+        desk.waiting += 1;
+        Some(Self { spares, account })
     }
 }
 
-/// All of one account that are held here, those included that are coming.
-async fn give_back_all(gateway: &Gateway, account: &AccountId) {
-    let own = || gateway.spares.desks.as_ref().and_then(|desks| desks.get_mut(account));
-    let has_come = async {
-        while own().is_some_and(|desk| desk.coming > 0) {
-            sleep(LOOK).await;
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        if let Some(mut desk) = self.spares.desks.as_ref().and_then(|desks| desks.get_mut(self.account)) {
+            desk.waiting -= 1;
         }
-    };
-    // Whoever still waits for the store then has nothing to give back yet.
-    let _ = timeout(GONE, has_come).await;
-    let all: Vec<_> = own().map(|mut desk| desk.spares.drain(..).collect()).unwrap_or_default();
-    join_all(all.iter().map(|spare: &Spare| give_back(gateway, &spare.held))).await;
+    }
 }
 
 /// Gives back what nobody takes. Never ends.
@@ -246,22 +331,26 @@ pub async fn tend(gateway: Arc<Gateway>) {
     let mut looks = interval(LIFETIME);
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        looks.tick().await;
+        tokio::select! {
+            _ = looks.tick() => {}
+            () = gateway.spares.is_unwanted.notified() => {}
+        }
         let now = Instant::now();
-        let old = gateway.spares.take_old(|since| now.duration_since(since) >= LIFETIME);
-        join_all(old.iter().map(|spare| give_back(&gateway, spare))).await;
+        give_back_all(&gateway, |since| now.duration_since(since) >= LIFETIME);
     }
 }
 
 /// Gives all back; there are none from here on.
-pub async fn close(gateway: &Gateway) {
+pub async fn close(gateway: &Arc<Gateway>) {
     gateway.spares.is_closed.store(true, Ordering::Release);
     let all_are_back = async {
-        while gateway.spares.are_coming() {
+        loop {
+            give_back_all(gateway, |_| true);
+            if gateway.spares.under_way.load(Ordering::Acquire) == 0 {
+                return;
+            }
             sleep(LOOK).await;
         }
-        let all = gateway.spares.take_old(|_| true);
-        join_all(all.iter().map(|spare| give_back(gateway, spare))).await;
     };
     if timeout(CLOSE, all_are_back).await.is_err() {
         warn!(
@@ -270,6 +359,43 @@ pub async fn close(gateway: &Gateway) {
     }
 }
 
-async fn give_back(gateway: &Gateway, spare: &Reserved) {
-    settle::void(gateway, spare, "not needed").await;
+/// Each in a task of its own: a ledger that keeps one waiting does not let the others grow old.
+fn give_back_all(gateway: &Arc<Gateway>, is_old: impl Fn(Instant) -> bool) {
+    // From before they are taken out: whoever closes looks at this.
+    let _until_all_count = UnderWay::one_of(&gateway.spares);
+    for unwanted in gateway.spares.take_unwanted(is_old) {
+        let (gateway, under_way) = (Arc::clone(gateway), UnderWay::one_of(&gateway.spares));
+        tokio::spawn(async move {
+            give_back(&gateway, unwanted).await;
+            drop(under_way);
+        });
+    }
 }
+
+async fn give_back(gateway: &Gateway, unwanted: Unwanted) {
+    let (account, id) = match unwanted {
+        Unwanted::Held(spare) => return settle::void(gateway, &spare, NOT_NEEDED).await,
+        Unwanted::Unsure(account, id) => (account, id),
+    };
+    for pause in RETRIES {
+        sleep(pause).await;
+        match forget(gateway, &account, &id).await {
+            Ok(()) => return,
+            Err(error) => gateway.outage.note(&error),
+        }
+    }
+    warn!(session = %id, %account, "whether a session that nobody asked for is held is not known; it is looked for later");
+}
+
+/// Voids it, where it was held.
+async fn forget(gateway: &Gateway, account: &AccountId, id: &SessionId) -> Result<(), StoreError> {
+    let held = gateway.billing.session(account, id).await?.filter(|session| session.state == State::Held);
+    let Some(held) = held else { return Ok(()) };
+    match gateway.billing.void(held.name(), NOT_NEEDED, gateway.clock.now()).await {
+        Err(billing::Error::Store(error)) => Err(error),
+        Ok(_) | Err(_) => Ok(()),
+    }
+}
+
+/// How it is told in the session's record.
+const NOT_NEEDED: &str = "not needed";

@@ -129,7 +129,7 @@ async fn nobody_s_session_is_held_where_it_leaves_others_room() {
     let bench = Bench::redis();
     let hold_ahead = async |who: &Principal| {
         let others = u32::try_from(OTHERS).unwrap();
-        bench.billing.hold_ahead(who, &gateway("gw"), others, START).await
+        bench.billing.hold_ahead(who, SessionId::random(), &gateway("gw"), others, START).await
     };
     // What another process has taken is seen.
     for (left, is_held) in [(OTHERS, false), (OTHERS + 1, true)] {
@@ -164,7 +164,8 @@ async fn nobody_is_refused_for_what_is_held_ahead() {
         let open = if is_limited { 50 - OTHERS - 1 } else { 0 };
         hold(&bench.another(), &customer.who, open).await;
         let others = u32::try_from(OTHERS).unwrap();
-        let spare = bench.billing.hold_ahead(&customer.who, &gateway("gw"), others, START).await;
+        let spare =
+            bench.billing.hold_ahead(&customer.who, SessionId::random(), &gateway("gw"), others, START).await;
         let spare = spare.unwrap().expect("there is room").session;
         hold(&bench.another(), &customer.who, OTHERS).await;
 
@@ -192,7 +193,8 @@ async fn what_was_held_ahead_is_so_until_it_begins_or_ends() {
     let bench = Bench::redis();
     let customer = bench.prepaid(100 * PRICE).await;
     for way in 0..4 {
-        let spare = bench.billing.hold_ahead(&customer.who, &gateway("gw"), 1, START).await;
+        let spare =
+            bench.billing.hold_ahead(&customer.who, SessionId::random(), &gateway("gw"), 1, START).await;
         let spare = spare.unwrap().expect("there is room").session;
         match way {
             0 => drop(bench.billing.post_begun(spare.name(), START, end(START), START).await.unwrap()),
@@ -209,4 +211,25 @@ async fn what_was_held_ahead_is_so_until_it_begins_or_ends() {
         let stored = bench.billing.session(&customer.id, &spare.id).await.unwrap().unwrap();
         assert!(!stored.ahead, "way {way}");
     }
+}
+
+#[tokio::test]
+async fn nobody_s_session_is_held_shortly_before_a_renewal_or_told_of_as_a_low_balance() {
+    let bench = Bench::redis();
+    let new = customer("professional");
+    let (account, secret) = bench.billing.create_customer(new, Actor::Operator, START).await.unwrap();
+    let who = bench.billing.authenticate(secret.expose()).await.unwrap().unwrap();
+    let end = account.period.expect("it is a subscription").end.as_millis();
+    for (before, is_held) in [(30_000, false), (90_000, true), (0, true)] {
+        let at = Timestamp::from_millis(end - before);
+        let spare = bench.billing.hold_ahead(&who, SessionId::random(), &gateway("gw"), 1, at).await.unwrap();
+        assert_eq!(spare.is_some(), is_held, "{before} ms before it");
+    }
+
+    let low = bench.prepaid(100 * PRICE).await;
+    let threshold = Some(Micros::new(100 * PRICE));
+    bench.billing.set_low_balance(&low.id, threshold, Actor::Operator, START).await.unwrap();
+    let spare = bench.billing.hold_ahead(&low.who, SessionId::random(), &gateway("gw"), 1, START).await;
+    assert!(spare.unwrap().is_none());
+    assert_eq!(balance(&bench.billing, &low.id).await, 100 * PRICE);
 }
