@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep};
 use crate::client::{Connection, Fault, Opening, get_version};
 use crate::duration;
 use crate::frames::SMALL_ROOM;
-use crate::report::{self, Curve, Measured, Row, Times, number, turns, write_rows, write_table};
+use crate::report::{self, Curve, Failures, Measured, Row, Times, number, turns, write_rows, write_table};
 use crate::target::{Endpoint, MeasureArgs};
 
 /// Time from the start of a TCP connection to the first CDP reply, one session after another.
@@ -37,8 +37,7 @@ pub(crate) struct Report {
     gap_us: u128,
     pub(crate) rows: Vec<Row>,
     parts: Vec<Parts>,
-    /// By target and cause.
-    failures: BTreeMap<String, BTreeMap<String, u64>>,
+    failures: Failures,
 }
 
 /// Where the time of one target's sessions went: the median of each stage, in microseconds.
@@ -154,11 +153,9 @@ impl Subject {
 impl Report {
     fn new(gap: Duration, subjects: Vec<Subject>) -> Self {
         let parts = subjects.iter().map(Subject::parts).collect();
-        let mut failures = BTreeMap::new();
+        let mut failures = Failures::default();
         let rows = report::rows(subjects.into_iter().map(|subject| {
-            if !subject.failures.is_empty() {
-                failures.insert(subject.endpoint.name.clone(), subject.failures);
-            }
+            failures.add(&subject.endpoint.name, subject.failures);
             Measured {
                 target: subject.endpoint.name,
                 product: subject.product,
@@ -178,7 +175,7 @@ impl report::Report for Report {
     }
 
     fn failed(&self) -> u64 {
-        self.failures.values().flat_map(BTreeMap::values).sum()
+        self.failures.count()
     }
 }
 
@@ -193,11 +190,6 @@ impl fmt::Display for Report {
             line
         });
         write_table(f, &["target", "tcp", "tls", "upgrade", "reply"], lines)?;
-        for (target, causes) in &self.failures {
-            for (cause, count) in causes {
-                writeln!(f, "FAILED {count} sessions of {target}: {cause}")?;
-            }
-        }
-        Ok(())
+        write!(f, "{}", self.failures)
     }
 }

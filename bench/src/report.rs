@@ -1,5 +1,6 @@
 //! What a measurement shows, and the three ways of showing it: Markdown tables, one JSON document, a plot.
 
+mod failures;
 mod method;
 mod plot;
 mod rows;
@@ -15,6 +16,7 @@ use anyhow::Context;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
+pub(crate) use failures::Failures;
 pub(crate) use method::Method;
 pub(crate) use plot::{Curve, draw};
 pub(crate) use rows::{Measured, Row, baseline, rows, write_rows};

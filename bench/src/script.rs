@@ -13,7 +13,9 @@ use serde::Serialize;
 use tokio::time::sleep;
 
 use crate::duration;
-use crate::report::{self, Curve, Measured, Row, Times, number, progress, turns, write_rows, write_table};
+use crate::report::{
+    self, Curve, Failures, Measured, Row, Times, number, progress, turns, write_rows, write_table,
+};
 use crate::target::{Endpoint, MeasureArgs};
 
 pub(crate) use client::missing;
@@ -45,8 +47,7 @@ pub(crate) struct Report {
     /// From connectOverCDP to the page's load event.
     pub(crate) rows: Vec<Row>,
     parts: Vec<Parts>,
-    /// By target and cause.
-    failures: BTreeMap<String, BTreeMap<String, u64>>,
+    failures: Failures,
 }
 
 /// The median of each step, in milliseconds.
@@ -138,11 +139,9 @@ impl Subject {
 impl Report {
     fn new(gap: Duration, subjects: Vec<Subject>) -> Self {
         let parts = subjects.iter().map(Subject::parts).collect();
-        let mut failures = BTreeMap::new();
+        let mut failures = Failures::default();
         let rows = report::rows(subjects.into_iter().map(|subject| {
-            if !subject.failures.is_empty() {
-                failures.insert(subject.endpoint.name.clone(), subject.failures);
-            }
+            failures.add(&subject.endpoint.name, subject.failures);
             let (target, times) = (subject.endpoint.name, subject.loaded);
             Measured { target, product: subject.product, tls: None, times }
         }));
@@ -158,7 +157,7 @@ impl report::Report for Report {
     }
 
     fn failed(&self) -> u64 {
-        self.failures.values().flat_map(BTreeMap::values).sum()
+        self.failures.count()
     }
 }
 
@@ -173,11 +172,6 @@ impl fmt::Display for Report {
             line
         });
         write_table(f, &["target", "connect", "new page", "load", "screenshot"], lines)?;
-        for (target, causes) in &self.failures {
-            for (cause, count) in causes {
-                writeln!(f, "- FAILED {count} sessions of {target}: {cause}")?;
-            }
-        }
-        Ok(())
+        write!(f, "{}", self.failures)
     }
 }
