@@ -61,10 +61,16 @@ impl Scene {
         Ok((session, asked))
     }
 
-    /// What the gateway tells of its only session.
+    /// What the gateway tells of its only session, which is live a moment after its 101.
     async fn session(&self) -> Result<Value> {
-        let report = self.gateway.ask_admin(Request::get("/debug/sessions")).await?;
-        Ok(report.json().await?["sessions"][0].take())
+        let mut only = Value::Null;
+        eventually("it is live", async || {
+            let report = self.gateway.ask_admin(Request::get("/debug/sessions")).await?.json().await?;
+            only = report["sessions"].get(0).cloned().unwrap_or_default();
+            Ok(only.is_object())
+        })
+        .await?;
+        Ok(only)
     }
 
     fn create(&self) -> impl Future<Output = Result<tests::Response>> {
