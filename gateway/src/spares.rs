@@ -140,12 +140,12 @@ impl Spares {
         Some(Coming { spares: self, account, _under_way: UnderWay::one_of(self) })
     }
 
-    /// For the next who asks, unless there are enough.
+    /// For the next who asks, unless there are enough, or somebody would be refused for its sake.
     fn put(&self, account: &AccountId, spare: Spare) {
         let desk = self.desks.as_ref().and_then(|desks| desks.get_mut(account));
         // Whoever closes waits for what is under way.
         let is_open = !self.is_closed.load(Ordering::Acquire);
-        match desk.filter(|desk| is_open && desk.spares.len() < MOST) {
+        match desk.filter(|desk| is_open && desk.waiting == 0 && desk.spares.len() < MOST) {
             Some(mut desk) => desk.spares.push_back(spare),
             None => self.give_back([Unwanted::from(spare)]),
         }
