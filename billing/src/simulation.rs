@@ -3,15 +3,15 @@
 //! A run has a seed, from which everything follows: who is there, what clients and operators want, how wrong the clocks
 //! are and when they are set, which questions and answers are lost, late or twice, when the store is away, and when processes
 //! die. What a gateway owes the ledger is on the disk of its place, and the next one there goes on with it; sessions are given
-//! on credit up to a bound; logs are sealed, and events read, told and trimmed, in the midst of it. One thread, a clock that stands still
+//! on credit up to a bound; some are held before anybody asks for them; logs are sealed, and events read, told and trimmed, in the midst of it. One thread, a clock that stands still
 //! while anything is to be done, and no randomness but the seed's make a run repeat itself to the last step. What is tried
 //! is all of [`Billing`](crate::Billing) from the commands down to the [lanes](crate::store); the store is one in memory,
 //! which passes the suites of the real ones, and the gateways do what those in `gateway/` do.
 //!
 //! In the end nothing fails any more and everybody has time to set things right. Then the log must verify and reconcile,
 //! and its archives with it; every session must be what its gateway saw: settled once, billed for no minute that had not
-//! started, for every one up to the last heartbeat or of which something was kept, and at its price; no hold is left and
-//! nothing owed; and each notice was delivered, or has failed as often as it may.
+//! started, for every one up to the last heartbeat or of which something was kept, and at its price; no hold is left, none is
+//! counted that nobody asked for, and nothing owed; and each notice was delivered, or has failed as often as it may.
 //!
 //! A clock that is set says nothing of how long a session lasted, which its gateway knows by a steady one. Only of a gateway that
 //! dies it may make one minute more: one that was set aside, and was about to start.
@@ -40,6 +40,7 @@ mod chance;
 mod scene;
 mod world;
 mod gateway;
+mod spares;
 mod debts;
 mod consumers;
 mod operator;
@@ -176,6 +177,8 @@ async fn run(seed: u64, is_traced: bool) -> (Vec<String>, Vec<String>) {
         });
     }
 
+    let ids: Vec<_> = accounts.iter().map(|opened| opened.change.account.id.clone()).collect();
+    world.spawn(checks::watch(Arc::clone(&world), ids));
     sleep(Duration::from_millis(TROUBLE)).await;
     world.calm_down();
     for _ in 0..PEACE / SECOND {

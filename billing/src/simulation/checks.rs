@@ -1,12 +1,17 @@
 //! What must be true when all is quiet, however it came about.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::sleep;
 
 use super::book::{Book, Hold, Seen};
 use super::consumers::ATTEMPTS;
 use super::scene::{
     MINUTE, MINUTE_PRICE, Opened, REFUNDS_PER_DAY, SESSION_MINUTES, SESSION_PRICE, webhook_of,
 };
+use super::spares::NOT_NEEDED;
 use super::world::World;
 use crate::account::Account;
 use crate::archive::Archive;
@@ -19,6 +24,8 @@ use crate::session::{Session, State};
 use crate::store::{LIST_MAX, memory};
 use crate::time::{Period, Timestamp};
 use crate::webhook::NOTICES;
+
+const LOOK: Duration = Duration::from_secs(1);
 
 /// What became of one process.
 #[derive(Clone, Debug)]
@@ -56,6 +63,21 @@ struct Told {
     sessions: BTreeMap<SessionId, Session>,
     /// Kinds of events by session.
     events: Vec<(EventKind, Option<SessionId>)>,
+}
+
+/// Looks at the store in the midst of it, as often as that comes: at each moment an account counts as many sessions as are
+/// held ahead.
+pub(super) async fn watch(world: Arc<World>, accounts: Vec<AccountId>) {
+    loop {
+        sleep(LOOK).await;
+        let server = memory::lock(&world.server);
+        for id in &accounts {
+            let (counted, held) = server.count_ahead(id);
+            if counted != held {
+                world.find_fault(format!("{id} counts {counted} held ahead, and has {held}"));
+            }
+        }
+    }
 }
 
 /// Collects what is wrong, in words.
@@ -143,6 +165,9 @@ impl Told {
             // What was billed with the period that is over may come back as balance.
             true => has + paid >= had && has + paid <= had + 60_000,
         };
+        if self.account.ahead > 0 {
+            faults.push(format!("{id} counts sessions that nobody asked for: {:?}", self.account));
+        }
         if !is_balanced {
             faults.push(format!("{id} had {had}, has {has}, paid {paid}, owes {owed}: {:?}", self.account));
         }
@@ -206,7 +231,7 @@ impl Told {
             [] if seen.iter().all(|seen| seen.hold == Hold::Nothing) => {
                 Err("it was answered that nothing was changed".to_owned())
             }
-            [] if voided_as(&["gateway fault", "gateway lost"]) => Ok(()),
+            [] if voided_as(&["gateway fault", "gateway lost", NOT_NEEDED]) => Ok(()),
             [] => Err("nobody served it".to_owned()),
             [seen] if session.state == State::Posted => self.check_bill(session, seen, book, fates),
             [seen] if seen.is_on_credit => Err(format!("it was kept, and is not billed: {seen:?}")),
@@ -214,7 +239,7 @@ impl Told {
             [seen] if seen.begun_at.is_some() && !voided_as(&["gateway lost"]) => {
                 Err(format!("its client had its browser: {seen:?}"))
             }
-            [_] if voided_as(&["gateway fault", "gateway lost", "no browser"]) => Ok(()),
+            [_] if voided_as(&["gateway fault", "gateway lost", "no browser", NOT_NEEDED]) => Ok(()),
             [_] => Err("it is neither billed nor given up".to_owned()),
             _ => Err(format!("it was held {} times", held.len())),
         }

@@ -11,6 +11,7 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use super::book::{Book, Hold, Seen};
 use super::debts::{Debts, Name, name_of};
 use super::scene::{Credits, MINUTE_PRICE, REFUNDS_PER_DAY, SESSION_MINUTES, SESSION_PRICE, Wish, catalogue};
+use super::spares::Spare;
 use super::world::{Life, Route, World, lock};
 use crate::books::{Billing, Credit, Debt, Error, ExtendError, HoldError, Limits, Reserved};
 use crate::id::{AccountId, HoldId, HoldIds};
@@ -56,6 +57,8 @@ pub(super) struct Gateway {
     known: Mutex<BTreeMap<AccountId, Terms>>,
     /// What the ledger has open and nobody here knows, since when.
     strays: Mutex<BTreeMap<HoldId, Instant>>,
+    /// What is held ahead of whoever asks, the oldest first.
+    pub(super) spares: Mutex<Vec<Spare>>,
 }
 
 /// A session whose client has its browser.
@@ -128,9 +131,20 @@ impl Gateway {
         let billing = billing_of(world, &life);
         let (world, book, debts) = (Arc::clone(world), Arc::clone(book), Arc::clone(debts));
         lock(&debts).adopt();
-        let (running, away, known, strays) = Default::default();
-        let gateway =
-            Arc::new(Gateway { life, world, billing, book, running, debts, away, credits, known, strays });
+        let (running, away, known, strays, spares) = Default::default();
+        let gateway = Arc::new(Gateway {
+            life,
+            world,
+            billing,
+            book,
+            running,
+            debts,
+            away,
+            credits,
+            known,
+            strays,
+            spares,
+        });
         gateway.life.spawn(Arc::clone(&gateway).open());
         gateway
     }
@@ -147,6 +161,7 @@ impl Gateway {
         self.life.spawn(Arc::clone(&self).meter());
         self.life.spawn(Arc::clone(&self).watch());
         self.life.spawn(Arc::clone(&self).repay());
+        self.life.spawn(Arc::clone(&self).tend());
         if self.credits.events {
             self.life.spawn(Arc::clone(&self).consume());
             self.life.spawn(Arc::clone(&self).deliver());
@@ -168,7 +183,7 @@ impl Gateway {
         self.life.now()
     }
 
-    fn book(&self) -> MutexGuard<'_, Book> {
+    pub(super) fn book(&self) -> MutexGuard<'_, Book> {
         lock(&self.book)
     }
 
@@ -176,12 +191,12 @@ impl Gateway {
         what(&mut self.book().seen[seen]);
     }
 
-    fn is_away(&self) -> bool {
+    pub(super) fn is_away(&self) -> bool {
         lock(&self.away).is_some()
     }
 
     /// Somebody asked the store, and this came of it.
-    fn note_failure(&self, error: &StoreError) {
+    pub(super) fn note_failure(&self, error: &StoreError) {
         if matches!(error, StoreError::Away(_) | StoreError::Unanswered(_)) {
             lock(&self.away).get_or_insert_with(Instant::now);
         }
@@ -204,8 +219,7 @@ impl Gateway {
         if lock(&self.running).keys().any(is_it) {
             return;
         }
-        let seen = self.book().ask(&wish.who.account, &wish.session, &self.life.id);
-        let Some(reserved) = self.reserve(seen, &wish).await else { return };
+        let Some((seen, reserved)) = self.take_or_reserve(&wish).await else { return };
         let is_warm = reserved.is_on_its_way() && wish.claim.is_some_and(|claim| claim < WARM);
         if !is_warm {
             // What has to wait for a browser is confirmed first.
@@ -217,7 +231,7 @@ impl Gateway {
         if wish.claim.is_none() {
             match reserved.is_unsecured() {
                 true => lock(&self.debts).release(&reserved.session.account, Micros::new(SESSION_PRICE)),
-                false => self.void(seen, &reserved.session).await,
+                false => self.void(seen, &reserved.session, "no browser").await,
             }
             return;
         }
@@ -228,6 +242,8 @@ impl Gateway {
         }
         let name = name_of(reserved.session.name());
         let told = self.begin(seen, &reserved, begun);
+        let replace = Arc::clone(&self).replace(wish.who.clone(), reserved.is_spare(), Arc::clone(&told));
+        self.life.spawn(replace);
         let _ = timeout(Duration::from_millis(wish.lasts), told.notified()).await;
         let run = {
             let mut running = lock(&self.running);
@@ -243,7 +259,15 @@ impl Gateway {
         lock(&self.running).remove(&name);
     }
 
-    async fn reserve(&self, seen: usize, wish: &Wish) -> Option<Reserved> {
+    async fn take_or_reserve(self: &Arc<Self>, wish: &Wish) -> Option<(usize, Reserved)> {
+        if let Some(taken) = self.take_spare(wish) {
+            return Some(taken);
+        }
+        let seen = self.book().ask(&wish.who.account, &wish.session, &self.life.id);
+        Some((seen, self.reserve(seen, wish).await?))
+    }
+
+    async fn reserve(self: &Arc<Self>, seen: usize, wish: &Wish) -> Option<Reserved> {
         let new = NewSession {
             id: wish.session.clone(),
             request: SessionRequest::default(),
@@ -254,7 +278,8 @@ impl Gateway {
             self.see(seen, |seen| seen.hold = Hold::Nothing);
             return reserved;
         }
-        let reserving = self.billing.reserve(&wish.who, &new, &self.life.id, self.now());
+        let reserve = || self.billing.reserve(&wish.who, &new, &self.life.id, self.now());
+        let reserving = self.insist((&wish.who.account, &wish.session), reserve);
         let reserved = match wish.leaves {
             // Its client leaves, and nobody is there to be answered.
             Some(leaves) => timeout(Duration::from_millis(leaves), reserving).await.ok()?,
@@ -264,14 +289,14 @@ impl Gateway {
     }
 
     /// Whether it is held, or on credit.
-    async fn confirm(&self, seen: usize, reserved: &Reserved) -> bool {
+    async fn confirm(self: &Arc<Self>, seen: usize, reserved: &Reserved) -> bool {
         if reserved.is_unsecured() {
             return true;
         }
-        let confirmed = self.billing.confirm(reserved, self.now()).await;
+        let Session { account, id, hold, terms, .. } = &reserved.session;
+        let confirmed = self.insist((account, id), || self.billing.confirm(reserved, self.now())).await;
         match &confirmed {
             Ok(()) => {
-                let Session { account, hold, terms, .. } = &reserved.session;
                 lock(&self.known).insert(account.clone(), *terms);
                 self.see_hold(seen, Hold::Held(*hold));
             }
@@ -280,7 +305,7 @@ impl Gateway {
         confirmed.is_ok()
     }
 
-    fn see_not_held(&self, seen: usize, error: &HoldError) {
+    pub(super) fn see_not_held(&self, seen: usize, error: &HoldError) {
         if let HoldError::Store(error) = error {
             self.note_failure(error);
         }
@@ -295,7 +320,7 @@ impl Gateway {
         );
     }
 
-    fn see_hold(&self, seen: usize, hold: Hold) {
+    pub(super) fn see_hold(&self, seen: usize, hold: Hold) {
         self.see(seen, |seen| {
             self.life.note(|| format!("{} {}: {hold:?}", seen.account, seen.session));
             seen.hold = hold;
@@ -366,8 +391,8 @@ impl Gateway {
         }
     }
 
-    async fn void(&self, seen: usize, held: &Session) {
-        let void = || self.billing.void(held.name(), "no browser", self.now());
+    pub(super) async fn void(&self, seen: usize, held: &Session, cause: &'static str) {
+        let void = || self.billing.void(held.name(), cause, self.now());
         let mut pauses = RETRIES.into_iter();
         // Now and then nobody waits for the answer, and the same is done once more.
         let voided = loop {

@@ -15,7 +15,7 @@ use crate::id::{AccountId, CommandId, GatewayId, SessionId, WebhookId};
 use crate::key::Principal;
 use crate::ledger::{Change, SessionChange};
 use crate::migrate::Part;
-use crate::session::{Session, SessionCursor};
+use crate::session::{Session, SessionCursor, State};
 use crate::simulation::{Kind, Route};
 use crate::time::Timestamp;
 use crate::usage::{Bucket, HOURS_KEPT, Usage, Used};
@@ -64,6 +64,14 @@ impl Memory {
         let changes = vec![Arc::new(opened)];
         let opening = Batch { name, account, expected: 0, behind: Digest::default(), changes };
         assert!(matches!(self.commit(&opening), Reply::Done), "{opening:?}");
+    }
+
+    /// What an account counts of sessions that are held ahead, and how many those are.
+    pub(crate) fn count_ahead(&self, account: &AccountId) -> (usize, usize) {
+        let own = self.sessions.values().filter(|session| session.account == *account);
+        let held = own.filter(|session| session.ahead && session.state == State::Held).count();
+        let counted = self.accounts.get(account).map_or(0, |account| account.ahead);
+        (usize::try_from(counted).expect("it is small"), held)
     }
 
     fn commit(&mut self, batch: &Batch) -> Reply {
