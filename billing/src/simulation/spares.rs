@@ -19,7 +19,7 @@ use crate::session::State;
 use crate::store::StoreError;
 
 /// How likely one is held behind the start of a session that took none, in thousandths.
-const BUSY: u64 = 400;
+const BUSY: u64 = 800;
 /// How long one is kept. Shorter than the silence after which others settle what this gateway holds.
 const LIFETIME: Duration = Duration::from_secs(10);
 /// How often it is looked whether one is that old.
