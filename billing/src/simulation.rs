@@ -50,7 +50,7 @@ mod checks;
 pub(crate) use world::{Kind, Route};
 
 /// Seeds of every run of the tests.
-const SEEDS: u64 = 600;
+const SEEDS: u64 = 2_000;
 
 /// From the calm on everything is settled after so long: what arrives late does so within 30 s, a dead gateway is noticed
 /// after 20 s, a hold that nobody heard of is given up after 30 s, both by looks 5 s apart.
