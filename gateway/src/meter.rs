@@ -39,8 +39,9 @@ const RETRY: Duration = Duration::from_millis(500);
 const PANICS: u32 = 3;
 /// Accounts that are talked about with the ledger at a time.
 const AT_WORK: usize = 1_024;
-/// Dates of sessions that have ended, beside as many as live, which are not worth a look at all of them.
-const OVER: usize = 1_024;
+/// Dates of sessions that have ended, beside as many as live, which are not worth a look at all of them. Each keeps all that
+/// its session was in memory.
+const OVER: usize = 64;
 /// Sessions that have begun and were not yet noted: far more than begin between two turns of the loop.
 const BEGUN: usize = 16_384;
 

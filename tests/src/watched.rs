@@ -2,6 +2,7 @@ use std::fs;
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use tempfile::TempDir;
@@ -11,6 +12,12 @@ use crate::process::Running;
 
 /// How soon Sentinel takes a master for dead, in milliseconds.
 const DEAD_AFTER: &str = "500";
+
+/// How long it tries to make a replica the master, in milliseconds; after twice that it tries again, by itself after six minutes.
+const TRIED_FOR: &str = "2000";
+
+/// After so long it is told to.
+const PATIENCE: Duration = Duration::from_secs(3);
 
 /// A Redis with a replica and a Sentinel, which makes that the master when the first one is lost.
 #[derive(Debug)]
@@ -40,7 +47,8 @@ impl WatchedRedis {
         let follow = ["--replicaof", "127.0.0.1", &port, "--appendonly", "yes", "--save", ""];
         let replica = Node::start(directory.path(), "replica", &follow)?;
         let settings = format!(
-            "sentinel monitor main 127.0.0.1 {port} 1\nsentinel down-after-milliseconds main {DEAD_AFTER}\n"
+            "sentinel monitor main 127.0.0.1 {port} 1\nsentinel down-after-milliseconds main {DEAD_AFTER}\n\
+             sentinel failover-timeout main {TRIED_FOR}\n"
         );
         fs::write(directory.path().join("sentinel.conf"), settings)?;
         let file = directory.path().join("sentinel.conf");
@@ -97,14 +105,21 @@ impl WatchedRedis {
         self.replica.ask(&["REPLICAOF", "127.0.0.1", "1"]).map(drop)
     }
 
-    /// Waits until the replica is the master.
+    /// Waits until the replica is the master. Sentinel finds none that is good enough where it has asked it at the moment when it
+    /// followed nobody, and then does nothing for a while; so it is told to look again.
     ///
     /// # Errors
     ///
     /// It does not become it.
     pub async fn promoted(&self) -> Result<()> {
+        let killed = Instant::now();
         eventually("the replica is the master", async || {
-            Ok(self.replica.ask(&["ROLE"])?.starts_with("master"))
+            let is_master = self.replica.ask(&["ROLE"])?.starts_with("master");
+            if !is_master && killed.elapsed() > PATIENCE {
+                // It says no while it is at it.
+                let _ = self.sentinel.ask(&["SENTINEL", "FAILOVER", "main"]);
+            }
+            Ok(is_master)
         })
         .await
     }
